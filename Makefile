@@ -1,0 +1,40 @@
+# Everything a newcomer needs: `make demo` and `make test` set up what is missing and then do their job.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint format setup lock clean
+
+demo: setup
+	$(BIN)/tintype demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+# torch is pinned because torchvision must match it; everything else is the newest that fits.
+lock:
+	printf 'torch==2.15.0\ntorchvision==0.29.2\n' > $(VENV)/constraints.txt
+	uv pip compile pyproject.toml --extra dev -c $(VENV)/constraints.txt --universal --python-version 3.11 \
+	  --no-emit-index-url --no-annotate --no-header --generate-hashes -o requirements.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,5 @@
+"""``python -m tintype``, as torchrun starts it."""
+
+from tintype.cli import main
+
+main()

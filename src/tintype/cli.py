@@ -1,0 +1,284 @@
+"""The command line: one verb a function of :mod:`tintype.api`, with the same names for the same options.
+
+torch and everything that needs it are imported inside the verbs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from tintype.output import Style
+    from tintype.records import Finding
+    from tintype.run import Run
+    from tintype.watch import Watch
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="tintype",
+    help="From a folder of labelled images to a classifier you can trust, and the report that shows why.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Data = Annotated[str, typer.Argument(help="folder of class folders, manifest (.csv, .parquet), idx folder, or .npz")]
+OptionalData = Annotated[str | None, typer.Argument(help="folder of class folders, manifest, idx folder, or .npz")]
+RunPath = Annotated[Path, typer.Argument(help="run directory")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="run directory to write")]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout, nothing else")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="any setting, such as fit.ema=0.999")]
+Model = Annotated[str | None, typer.Option(help="a network of the zoo, or module:function")]
+Weights = Annotated[str | None, typer.Option(help="a .safetensors file to start from")]
+ImageSize = Annotated[int | None, typer.Option(help="side in pixels")]
+Resize = Annotated[str | None, typer.Option(help="stretch, crop or pad")]
+Epochs = Annotated[int | None, typer.Option(help="passes over the training images")]
+BatchSize = Annotated[int | None, typer.Option(help="images per step")]
+LearningRate = Annotated[float | None, typer.Option(help="peak learning rate")]
+Optimizer = Annotated[str | None, typer.Option(help="sgd, adam, adamw, rmsprop or adadelta")]
+Augment = Annotated[str | None, typer.Option(help="none, light, photo or digits")]
+Seed = Annotated[int | None, typer.Option(help="root of everything random")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="leave unreadable images out instead of stopping")]
+AllowSmall = Annotated[bool, typer.Option("--allow-small", help="keep classes too small to split in training")]
+
+
+@app.command()
+def demo(output: Output = None, seed: Seed = None, as_json: AsJson = False) -> None:
+    """Do the whole job on real handwritten digits, in under a minute."""
+
+    def work(watch: Watch) -> Run:
+        from tintype import api
+
+        return api.demo(output=output, seed=seed, watch=watch)
+
+    _train_and_tell(work, as_json)
+
+
+@app.command()
+def train(
+    data: OptionalData = None,
+    output: Output = None,
+    resume: Annotated[Path | None, typer.Option(help="go on with a run that was stopped")] = None,
+    config: Annotated[Path | None, typer.Option(help="settings, such as another run's config.toml")] = None,
+    model: Model = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    optimizer: Optimizer = None,
+    augment: Augment = None,
+    seed: Seed = None,
+    device: Device = None,
+    skip_bad: SkipBad = False,
+    allow_small: AllowSmall = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write event files too")] = False,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train on DATA: check, decode once, split, fit, evaluate, report."""
+    options = {
+        "model": model, "weights": weights, "image_size": image_size, "resize": resize, "epochs": epochs,
+        "batch_size": batch_size, "learning_rate": learning_rate, "optimizer": optimizer, "augment": augment,
+        "seed": seed, "device": device, "skip_bad": skip_bad or None, "allow_small": allow_small or None,
+        "tensorboard": tensorboard or None,
+    }  # fmt: skip
+
+    def work(watch: Watch) -> Run:
+        from tintype import api
+        from tintype.config import parse_assignments
+
+        if resume is not None:
+            _refuse_with_resume(data, output, config, settings, options)
+            return api.resume(resume, watch=watch)
+        changes = parse_assignments(settings or [])
+        return api.train(data, output=output, config=config, settings=changes, watch=watch, **options)
+
+    _train_and_tell(work, as_json)
+
+
+@app.command()
+def check(
+    data: Data,
+    image_size: ImageSize = None,
+    skip_bad: SkipBad = False,
+    allow_small: AllowSmall = False,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Audit DATA: counts, unreadable files, duplicates, leakage across splits, imbalance, odd images."""
+    from tintype.console import Display, show_check
+
+    display = Display(quiet=as_json)
+    with display.watching() as watch:
+        from tintype import api
+        from tintype.config import parse_assignments
+
+        found = api.check(
+            data, settings=parse_assignments(settings or []), watch=watch, image_size=image_size,
+            skip_bad=skip_bad or None, allow_small=allow_small or None,
+        )  # fmt: skip
+    if as_json:
+        _print_json(found)
+    else:
+        show_check(found.summary, found.findings)
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    data: Data,
+    output: Output = None,
+    skip_bad: SkipBad = False,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a finished RUN on other labelled images, beside its original figures."""
+    from tintype.console import Display, error_console, headline, show_findings
+
+    display = Display(quiet=as_json)
+    with display.watching() as watch:
+        from tintype import api
+
+        result = api.evaluate(run, data, output=output, skip_bad=skip_bad, device=device or "auto", watch=watch)
+    if as_json:
+        _print_json({"path": result.path, "evaluation": result.evaluation.metrics, "findings": result.findings})
+        return
+    show_findings(result.findings)
+    if result.original is not None:
+        error_console.print(f"originally: {headline(result.original)}", soft_wrap=True)
+    error_console.print(f"here: {headline(result.evaluation)}\nreport: {result.report}", soft_wrap=True)
+
+
+@app.command()
+def predict(
+    run: RunPath,
+    paths: Annotated[list[str], typer.Argument(help="image files, folders or globs")],
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout, a probability per class")] = False,
+    as_json: AsJson = False,
+    device: Device = None,
+) -> None:
+    """Label images with a finished RUN."""
+    from tintype.console import Display
+
+    display = Display(quiet=as_json)
+    with display.watching() as watch:
+        from tintype import api
+        from tintype.output import write_labels
+
+        predictor = api.load(run, device=device or "auto")
+        labels = predictor.predict_many(paths, watch.on_progress)
+        style: Style = "json" if as_json else "csv" if as_csv else "table"
+        failed = write_labels(labels, predictor.classes, style, sys.stdout)
+    if failed:
+        _fail(f"{failed:,} images could not be read; they are marked in the output.")
+
+
+@app.command()
+def summary(
+    model: Annotated[str | None, typer.Argument(help="zoo name, module:function, or a text file of layers")] = None,
+    image_size: ImageSize = None,
+    classes: Annotated[int | None, typer.Option(help="number of classes")] = None,
+    color: Annotated[str, typer.Option(help="grey or rgb")] = "auto",
+    list_names: Annotated[bool, typer.Option("--list", help="print the names of the zoo, one a line")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a network's layers with output shapes and parameters."""
+    if list_names:
+        from tintype.models import zoo
+
+        typer.echo("\n".join(zoo.names()))
+        return
+    if model is None:
+        _fail("name a network, or --list to see the names.")
+    from tintype import api
+    from tintype.console import show_summary
+
+    table = api.summary(model, image_size=image_size, classes=classes, color=color)
+    if as_json:
+        _print_json(table)
+    else:
+        show_summary(table)
+
+
+@app.command()
+def report(run: RunPath) -> None:
+    """Rebuild a RUN's report from its directory alone."""
+    from tintype.report import write_report
+    from tintype.rundir import RunDir
+
+    run_dir = RunDir(run)
+    run_dir.require_complete()
+    typer.echo(write_report(run_dir))
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    from tintype.errors import RunInterrupted, TintypeError
+
+    try:
+        app(standalone_mode=True)
+    except RunInterrupted as stopped:
+        _end(str(stopped), INTERRUPTED)
+    except TintypeError as error:
+        _end(f"tintype: {error}", USER_ERROR)
+    except KeyboardInterrupt:
+        _end("tintype: stopped.", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of a pipe (such as head) has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _train_and_tell(work: Callable[[Watch], Run], as_json: bool) -> None:
+    from tintype.console import Display, error_console, headline, show_findings
+
+    display = Display(quiet=as_json)
+    with display.stoppable(), display.watching() as watch:
+        run = work(watch)
+    if as_json:
+        evaluation = {split: item.metrics for split, item in run.evaluations.items()}
+        _print_json({"run": run.path, "evaluation": evaluation})
+        return
+    show_findings(_worth_showing(run.findings))
+    error_console.print(f"[bold]{headline(run.evaluation)}[/]\nreport: {run.report}", soft_wrap=True)
+
+
+def _worth_showing(findings: tuple[Finding, ...]) -> list[Finding]:
+    return [finding for finding in findings if finding.severity != "info"]
+
+
+def _refuse_with_resume(*given: Any) -> None:
+    if any(any(value is not None for value in item.values()) if isinstance(item, dict) else item for item in given):
+        from tintype.errors import ConfigError
+
+        raise ConfigError("--resume goes on with a run as it was set: give no other option with it.")
+
+
+def _print_json(content: Any) -> None:
+    from tintype.records import to_plain
+
+    typer.echo(json.dumps(to_plain(content), ensure_ascii=False, allow_nan=False, default=str))
+
+
+def _fail(line: str) -> NoReturn:
+    from tintype.errors import TintypeError
+
+    raise TintypeError(line)
+
+
+def _end(line: str, code: int) -> NoReturn:
+    sys.stderr.write(line + "\n")
+    sys.exit(code)

@@ -1,0 +1,285 @@
+"""Frozen, validated settings, read from TOML, the command line or Python.
+
+A setting that is ``None`` is chosen by :mod:`tintype.planning` from the data, and the choice is said; a run's
+``config.toml`` holds what was chosen, so that it repeats the run.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tintype.errors import ConfigError
+
+SourceKind = Literal["auto", "folder", "manifest", "idx", "npz"]
+ResizePolicy = Literal["auto", "stretch", "crop", "pad"]
+ColorMode = Literal["auto", "grey", "rgb"]
+AugmentPolicy = Literal["auto", "none", "light", "photo", "digits"]
+OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "adadelta"]
+ScheduleName = Literal["constant", "cosine", "one_cycle", "reduce_on_plateau"]
+PrecisionName = Literal["auto", "fp32", "bf16"]
+
+
+OPTIONS: dict[str, str] = {
+    "model": "model.name",
+    "layers": "model.layers",
+    "weights": "model.weights",
+    "standardize": "model.standardize",
+    "image_size": "data.image_size",
+    "resize": "data.resize",
+    "color": "data.color",
+    "fraction": "data.fraction",
+    "skip_bad": "data.skip_bad",
+    "allow_small": "data.allow_small",
+    "epochs": "fit.epochs",
+    "batch_size": "fit.batch_size",
+    "optimizer": "fit.optimizer",
+    "learning_rate": "fit.learning_rate",
+    "schedule": "fit.schedule",
+    "augment": "augment.policy",
+    "seed": "seed",
+    "device": "device",
+    "precision": "precision",
+    "tensorboard": "tensorboard",
+}
+"""Options of the command line and of :func:`tintype.train`, and the settings they stand for."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(_Section):
+    """Where the images are and how they become arrays and splits."""
+
+    source: str = ""
+    kind: SourceKind = "auto"
+    image_size: int | None = Field(None, ge=4, le=4096, description="side of the square image in pixels")
+    color: ColorMode = "auto"
+    resize: ResizePolicy = "auto"
+    skip_bad: bool = Field(False, description="leave unreadable images out instead of stopping")
+    max_megapixels: float = Field(89.0, gt=0, description="larger images are refused before decoding")
+    allow_small: bool = Field(False, description="keep classes too small to split in training only")
+    fraction: float = Field(1.0, gt=0, le=1, description="share of the training images to use, per class")
+    validation_fraction: float = Field(0.1, ge=0, lt=1)
+    test_fraction: float = Field(0.2, ge=0, lt=1)
+
+
+class AugmentConfig(_Section):
+    """Random changes to training images. A number that is None comes from the policy."""
+
+    policy: AugmentPolicy = "auto"
+    rotation: float | None = Field(None, ge=0, le=180, description="degrees, drawn from [-x, x]")
+    shear: float | None = Field(None, ge=0, lt=90, description="degrees, drawn from [-x, x]")
+    zoom: float | None = Field(None, ge=0, lt=1, description="scale drawn from [1-x, 1+x], log-uniform")
+    shift: float | None = Field(None, ge=0, le=1, description="share of the side, drawn from [-x, x]")
+    flip_horizontal: bool | None = None
+    flip_vertical: bool | None = None
+    brightness: float | None = Field(None, ge=0, le=1, description="share of 255 added, drawn from [-x, x]")
+    contrast: float | None = Field(None, ge=0, lt=1, description="factor about mid grey, from [1-x, 1+x]")
+    fill: Literal["nearest", "reflect"] | None = Field(None, description="pixels from outside the image")
+
+    def resolved(self) -> AugmentConfig:
+        """Fill every number that is not set from the policy ('auto' must have been replaced before)."""
+        base = AUGMENT_POLICIES[self.policy]
+        given = {key: value for key, value in self.model_dump().items() if value is not None}
+        return AugmentConfig(**{**base, **given})
+
+    @property
+    def is_identity(self) -> bool:
+        """True when no image is changed."""
+        drawn = (self.rotation, self.shear, self.zoom, self.shift, self.brightness, self.contrast)
+        return not any(drawn) and not self.flip_horizontal and not self.flip_vertical
+
+
+_STILL: dict[str, Any] = {
+    "rotation": 0.0, "shear": 0.0, "zoom": 0.0, "shift": 0.0, "flip_horizontal": False,
+    "flip_vertical": False, "brightness": 0.0, "contrast": 0.0, "fill": "reflect",
+}  # fmt: skip
+AUGMENT_POLICIES: dict[str, dict[str, Any]] = {
+    "none": _STILL,
+    "light": {**_STILL, "shift": 0.08, "flip_horizontal": True},
+    "photo": {
+        **_STILL, "rotation": 15.0, "zoom": 0.25, "shift": 0.12, "flip_horizontal": True,
+        "brightness": 0.15, "contrast": 0.3,
+    },
+    "digits": {**_STILL, "rotation": 8.0, "shear": 4.0, "zoom": 0.08, "shift": 0.07, "fill": "nearest"},
+}  # fmt: skip
+
+
+class ModelConfig(_Section):
+    """Which network. ``name`` is one of the zoo or ``module:function``; ``layers`` is a network text."""
+
+    name: str | None = None
+    layers: str | None = None
+    output: Literal["auto", "softmax"] = Field("auto", description="auto: one sigmoid unit for two classes")
+    standardize: Literal["none", "channel", "pixel"] = Field(
+        "channel", description="subtract the mean and divide by the deviation of the training images"
+    )
+    weights: str | None = Field(None, description="a .safetensors file to start from")
+    flip_average: bool | None = Field(None, description="average each prediction with the mirrored image's")
+
+
+class FitConfig(_Section):
+    """How the network is trained."""
+
+    epochs: int | None = Field(None, ge=1)
+    batch_size: int | None = Field(None, ge=1, description="images per optimiser step")
+    micro_batch: int | None = Field(None, ge=1, description="images per forward pass; None: what fits")
+    steps_per_epoch: int | None = Field(None, ge=1, description="None: every training image once")
+    optimizer: OptimizerName = "adamw"
+    learning_rate: float | None = Field(None, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD's momentum, Adam's beta1")
+    rho: float = Field(0.95, ge=0, lt=1, description="decay of RMSprop's and Adadelta's squared averages")
+    weight_decay: float | None = Field(None, ge=0)
+    schedule: ScheduleName = "one_cycle"
+    warmup_epochs: float = Field(0.0, ge=0)
+    monitor: Literal["validation_accuracy", "validation_loss"] = "validation_loss"
+    reduce_factor: float = Field(0.5, gt=0, lt=1)
+    reduce_patience: int = Field(3, ge=1)
+    minimum_learning_rate: float = Field(1e-5, ge=0)
+    label_smoothing: float | None = Field(None, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = "none"
+    gradient_clip: float | None = Field(None, gt=0, description="largest L2 norm of all gradients together")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of the weights' moving average, a step")
+    early_stopping: int | None = Field(None, ge=1, description="epochs without improvement before stopping")
+    keep: Literal["best", "last"] = "best"
+    checkpoint_seconds: float = Field(20.0, ge=0, description="at least this long between two checkpoints")
+
+
+class RunConfig(_Section):
+    """Everything a run is made of."""
+
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    fit: FitConfig = FitConfig()
+    seed: int = Field(0, ge=0, lt=2**32)
+    device: str = "auto"
+    precision: PrecisionName = "auto"
+    threads: int | None = Field(None, ge=1)
+    memory_gb: float | None = Field(None, gt=0, description="memory for activations; None: what is free")
+    tensorboard: bool = False
+
+    def to_toml(self) -> str:
+        """The settings as TOML; unset ones are left out."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True), multiline_strings=True)
+
+    def replace(self, changes: Mapping[str, Any]) -> RunConfig:
+        """A copy with dotted names set, e.g. ``{"fit.epochs": 20}``.
+
+        Raises:
+            ConfigError: A name or a value that no setting has.
+        """
+        tree = self.model_dump(exclude_none=True)
+        for dotted, value in changes.items():
+            _set(tree, dotted, value)
+        return _validated(tree)
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a TOML file of settings.
+
+    Raises:
+        ConfigError: The file is missing, is not TOML, or holds a setting that does not exist.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read settings from {path}: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}.") from None
+    return _validated(tree, str(path))
+
+
+def make_config(
+    source: str | Path | None = None,
+    *,
+    file: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """Settings from a file, then options, then single settings; later ones win.
+
+    Args:
+        source: The data; None to take it from the file.
+        file: A TOML file.
+        options: Values by the names in :data:`OPTIONS`; None means not given.
+        settings: Values by dotted name, such as ``{"fit.epochs": 20}``.
+
+    Raises:
+        ConfigError: An option, a setting or a value that does not exist.
+    """
+    options = options or {}
+    unknown = [name for name in options if name not in OPTIONS]
+    if unknown:
+        raise ConfigError(f"there is no option {unknown[0]!r}. There are: {', '.join(OPTIONS)}.")
+    config = load_config(file) if file is not None else RunConfig()
+    changes: dict[str, Any] = {} if source is None else {"data.source": str(source)}
+    changes |= {OPTIONS[name]: value for name, value in options.items() if value is not None}
+    changes |= dict(settings or {})
+    config = config.replace(changes)
+    if not config.data.source:
+        raise ConfigError("no data is named: give a folder, a manifest (.csv), idx files or an .npz.")
+    return config
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Read ``--set fit.epochs=20`` items; values are TOML, bare words are strings.
+
+    Raises:
+        ConfigError: An item without ``=``.
+    """
+    changes: dict[str, Any] = {}
+    for item in assignments:
+        name, equals, text = item.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"--set takes NAME=VALUE, such as fit.epochs=20. Got {item!r}.")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        changes[name.strip()] = value
+    return changes
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, leaf = dotted.split(".")
+    for section in sections:
+        inner = tree.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{dotted} is no setting: {section} is a single value.")
+        tree = inner
+    if value is None:
+        tree.pop(leaf, None)
+    else:
+        tree[leaf] = value
+
+
+def _validated(tree: Mapping[str, Any], where: str = "") -> RunConfig:
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        prefix = f"{where}: " if where else ""
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(_siblings(first["loc"]))
+            raise ConfigError(f"{prefix}there is no setting {name!r}. There are: {known}.") from None
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise ConfigError(f"{prefix}{name}: {message}. Got {first['input']!r}.") from None
+
+
+def _siblings(location: tuple[int | str, ...]) -> list[str]:
+    section: type[BaseModel] = RunConfig
+    for part in location[:-1]:
+        annotation = section.model_fields[str(part)].annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
+        section = annotation
+    return list(section.model_fields)

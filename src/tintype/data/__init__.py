@@ -1,0 +1,1 @@
+"""From files to arrays, splits and batches: where the images are, how one is decoded, and the decoded cache."""

@@ -1,0 +1,1 @@
+"""From predictions to figures that say how far they can be trusted."""

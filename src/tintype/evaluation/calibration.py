@@ -1,0 +1,189 @@
+"""Whether a probability means what it says: reliability, expected calibration error, temperature."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+
+from tintype.errors import DataError
+from tintype.evaluation.stats import UPPER_QUANTILE, Z, wilson_bounds
+from tintype.records import Interval, Predictions
+
+BINS = 15
+RESAMPLES = 1_000
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 100.0
+SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Images grouped by the confidence of their prediction; bins without images are left out.
+
+    Attributes:
+        confidences: Mean probability of the predicted class, per bin.
+        correct: Number of right predictions, per bin.
+        counts: Number of images, per bin, at least 1.
+    """
+
+    confidences: NDArray[np.float64]
+    correct: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: mean distance of confidence and accuracy, weighted by images."""
+        return float(self._error_of(self.correct / self.counts))
+
+    def curve(self) -> list[dict[str, float]]:
+        """One plain row a bin: ``confidence``, ``accuracy`` with Wilson's ``low`` and ``high``, and ``n``."""
+        accuracies = self.correct / self.counts
+        low, high = wilson_bounds(accuracies, self.counts)
+        columns = zip(self.confidences.tolist(), accuracies.tolist(), low.tolist(), high.tolist(), strict=True)
+        return [
+            {"confidence": confidence, "accuracy": accuracy, "low": below, "high": above, "n": n}
+            for (confidence, accuracy, below, above), n in zip(columns, self.counts.tolist(), strict=True)
+        ]
+
+    def interval(self) -> Interval:
+        """The expected calibration error with its interval.
+
+        Sampling noise only ever adds to this figure, so a plain bootstrap never reaches down to 0, even for perfect
+        probabilities. Here ``low`` is 0 unless that error is rare (1 in 20) where every confidence is the
+        chance of being right; otherwise both ends come from accuracies drawn from their Beta posteriors (Jeffreys
+        prior), the lower one reflected (basic bootstrap) so that it allows for the noise in the figure itself.
+        """
+        random = np.random.default_rng(0)
+        shape = (RESAMPLES, len(self.counts))
+        error = self.error
+        perfect = random.binomial(self.counts, np.clip(self.confidences, 0, 1), size=shape) / self.counts
+        drawn = random.beta(self.correct + 0.5, self.counts - self.correct + 0.5, size=shape)
+        largest = float(np.quantile(self._error_of(drawn), UPPER_QUANTILE))
+        is_noise = error <= float(np.quantile(self._error_of(perfect), 0.95))
+        low = 0.0 if is_noise else min(max(2 * error - largest, 0.0), error)
+        return Interval(error, low, max(largest, error), int(self.counts.sum()))
+
+    def _error_of(self, accuracies: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Calibration error for the accuracies of the bins, along the last axis."""
+        gaps: NDArray[np.float64] = np.abs(accuracies - self.confidences) @ (self.counts / self.counts.sum())
+        return gaps
+
+
+def measure_reliability(confidences: NDArray[np.floating], is_correct: NDArray[np.bool_]) -> Reliability:
+    """Group images into 15 bins of equal width, each open below and closed above.
+
+    C. Guo and others, "On calibration of modern neural networks", ICML 2017.
+
+    Args:
+        confidences: Probability of the predicted class, shape (N,), in (0, 1].
+        is_correct: Whether the predicted class is the true one, shape (N,).
+    """
+    confidences = confidences.astype(np.float64)
+    bins = np.clip(np.ceil(confidences * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    used = counts > 0
+    return Reliability(
+        confidences=np.bincount(bins, weights=confidences, minlength=BINS)[used] / counts[used],
+        correct=np.bincount(bins[is_correct], minlength=BINS)[used],
+        counts=counts[used],
+    )
+
+
+def fit_temperature(predictions: Predictions) -> Interval:
+    """The temperature that logits are divided by so that probabilities become honest; above 1: overconfident.
+
+    It minimises the cross-entropy (Guo and others, ICML 2017) of the N labelled images and of two more, spread
+    evenly over them: one whose most probable class is right, one whose second most probable class is. Without these,
+    N images without a mistake would make the network certain of everything; with them its confidence stays near
+    (N + 1) / (N + 2) (the targets of J. Platt, "Probabilistic outputs for support vector machines", 1999). Fit it on
+    validation images, never on the ones it is judged by.
+
+    Returns:
+        The temperature between 0.01 and 100, its interval from the observed information on the scale of its
+        logarithm, and the number of labelled images. Where the images say nothing about it, because all classes are
+        always equally probable, it is 1.
+
+    Raises:
+        DataError: No image has a label.
+    """
+    known = predictions.labels >= 0
+    n = int(known.sum())
+    if n == 0:
+        raise DataError(
+            f"none of the {len(predictions)} {predictions.split} images has a label, so no temperature can be fitted."
+            " Give labelled validation images."
+        )
+    logits_NK = _log_probabilities(predictions.probabilities[known])
+    true = float(np.take_along_axis(logits_NK, predictions.labels[known][:, None], axis=1).sum(dtype=np.float64))
+    second = float(np.partition(logits_NK, -2, axis=1)[:, -2].sum(dtype=np.float64)) if logits_NK.shape[1] > 1 else 0.0
+    if not logits_NK.any():
+        return Interval(1.0, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE, n)
+
+    def slope(log_scale: float) -> float:
+        """Derivative of the total cross-entropy by the factor of the logits; it only ever rises."""
+        return (1 + 2 / n) * _moments(logits_NK, math.exp(log_scale))[0] - true - second / n
+
+    lowest, highest = -math.log(HIGHEST_TEMPERATURE), -math.log(LOWEST_TEMPERATURE)
+    if slope(lowest) >= 0:
+        log_scale = lowest
+    elif slope(highest) <= 0:
+        log_scale = highest
+    else:
+        log_scale = float(brentq(slope, lowest, highest, xtol=1e-6))
+    scale = math.exp(log_scale)
+    information = (1 + 2 / n) * _moments(logits_NK, scale)[1] * scale * scale
+    reach = min(Z / math.sqrt(information), highest - lowest) if information > 0 else highest - lowest
+    return Interval(
+        value=math.exp(-log_scale),
+        low=math.exp(max(-log_scale - reach, -highest)),
+        high=math.exp(min(-log_scale + reach, -lowest)),
+        n=n,
+    )
+
+
+def apply_temperature(probabilities_NK: NDArray[np.floating], temperature: float) -> NDArray[np.float32]:
+    """Probabilities after their logits are divided by ``temperature``; the order of the classes stays.
+
+    Args:
+        probabilities_NK: Shape (N, K), rows sum to 1.
+        temperature: Above 0.
+
+    Raises:
+        ValueError: ``temperature`` is not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0. Got {temperature} instead.")
+    scaled_NK: NDArray[np.float32] = np.exp(_log_probabilities(probabilities_NK) / np.float32(temperature))
+    scaled_NK /= scaled_NK.sum(axis=1, keepdims=True)
+    return scaled_NK
+
+
+def calibrated(predictions: Predictions, temperature: float) -> Predictions:
+    """The predictions with :func:`apply_temperature` on their probabilities."""
+    return replace(predictions, probabilities=apply_temperature(predictions.probabilities, temperature))
+
+
+def _log_probabilities(probabilities_NK: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Logits up to a constant a row, the largest of each row 0, shape (N, K)."""
+    logits_NK: NDArray[np.float32] = np.log(np.maximum(probabilities_NK, SMALLEST_PROBABILITY).astype(np.float32))
+    logits_NK -= logits_NK.max(axis=1, keepdims=True)
+    return logits_NK
+
+
+def _moments(logits_NK: NDArray[np.float32], scale: float) -> tuple[float, float]:
+    """Means and variances of the logits under the probabilities they give at ``scale``, summed over the images."""
+    mean = variance = 0.0
+    rows = max(1, CHUNK // logits_NK.shape[1])
+    for start in range(0, len(logits_NK), rows):
+        logits = logits_NK[start : start + rows]
+        weights = np.exp(logits * np.float32(scale))
+        total = weights.sum(axis=1, dtype=np.float64)
+        first = np.einsum("nk,nk->n", weights, logits) / total
+        second = np.einsum("nk,nk,nk->n", weights, logits, logits) / total
+        mean += float(first.sum())
+        variance += float(np.maximum(second - first**2, 0).sum())
+    return mean, variance

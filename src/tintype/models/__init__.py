@@ -1,0 +1,1 @@
+"""Networks: the layer language, the zoo, building, summarising, and weights from files."""

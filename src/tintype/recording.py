@@ -1,0 +1,152 @@
+"""What a run leaves in its directory, and in which order, so that a kill at any moment leaves it resumable."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tintype.config import RunConfig
+from tintype.data.cache import ImageCache
+from tintype.data.shift import image_statistics
+from tintype.data.split import Split
+from tintype.environment import describe_environment
+from tintype.errors import RunError
+from tintype.gallery import augmented_gallery, mistake_gallery
+from tintype.models.network import Network
+from tintype.planning import Plan
+from tintype.preparing import Prepared
+from tintype.records import DataSummary, Finding, GalleryImage, ImageStatistics, Predictions
+from tintype.rundir import RunDir, write_text
+from tintype.runtime import Runtime, peak_memory_mb
+from tintype.serving.model import Model
+from tintype.training.fit import Fitted
+
+SIZES_SHOWN = 20
+
+
+def new_run_dir(output: Path | None, source: Path) -> RunDir:
+    """The directory of a new run: ``output``, or ``runs/NAME`` with a number where that exists.
+
+    Raises:
+        RunError: ``output`` exists and is not empty.
+    """
+    if output is not None:
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            remedy = f"Take another name, or go on with `tintype train --resume {output}`."
+            raise RunError(f"{output} exists already and is not empty. {remedy}")
+        return RunDir(output)
+    name = source.stem or "run"
+    candidate, number = Path("runs") / name, 1
+    while candidate.exists():
+        number += 1
+        candidate = Path("runs") / f"{name}-{number}"
+    return RunDir(candidate)
+
+
+def open_run(run_dir: RunDir, plan: Plan, data: Prepared, network: Network, runtime: Runtime) -> None:
+    """Write what is known before training; ``config.toml`` last, since it makes the directory resumable.
+
+    Raises:
+        RunError: The directory cannot be written, or it holds a run on other images.
+    """
+    if (run_dir / "config.toml").exists():
+        if run_dir.read_json("data.json")["fingerprint"] != data.cache.fingerprint:
+            raise RunError(f"the images changed since {run_dir.path} was started; train anew.")
+        return
+    findings = (*data.split.findings, *data.audit.findings, *_standardize_findings(network))
+    command = f"tintype train --config {shlex.quote(str(run_dir / 'config.toml'))}"
+    try:
+        run_dir.path.mkdir(parents=True, exist_ok=True)
+        run_dir.write_json("data.json", data_summary(data.cache, data.split, plan))
+        run_dir.write_findings(findings)
+        run_dir.write_json("environment.json", describe_environment(runtime, command))
+        write_text(run_dir / "config.toml", plan.config.to_toml())
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(f"the run directory {run_dir.path} cannot be written: {reason}. Choose one with -o.") from None
+
+
+def finish_environment(run_dir: RunDir, fitted: Fitted, seconds: float, training_seconds: float) -> None:
+    """Add to ``environment.json`` what is known only at the end."""
+    measured = {
+        "kept_epoch": fitted.kept_epoch,
+        "stopped_early": fitted.stopped_early,
+        "micro_batch": fitted.micro_batch,
+        "seconds": seconds,
+        "training_seconds": training_seconds,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+    run_dir.write_json("environment.json", run_dir.read_json("environment.json") | measured)
+
+
+def data_summary(cache: ImageCache, split: Split, plan: Plan) -> DataSummary:
+    """What the report says about the data."""
+    index, usable = cache.index, cache.usable
+    sizes = Counter(zip(cache.widths[usable].tolist(), cache.heights[usable].tolist(), strict=True))
+    modes = Counter(mode for mode, good in zip(cache.modes, usable, strict=True) if good)
+    parts = {"train": split.train, "validation": split.validation, "test": split.test}
+    return DataSummary(
+        source=plan.config.data.source,
+        kind=index.kind,
+        description=f"{index.description}; {split.description}",
+        classes=index.classes,
+        counts={
+            name: tuple(np.bincount(index.labels[part], minlength=len(index.classes)).tolist())
+            for name, part in parts.items()
+            if len(part)
+        },
+        image_size=cache.geometry.size,
+        channels=cache.geometry.channels,
+        resize=cache.geometry.resize,
+        sizes={f"{width}x{height}": count for (width, height), count in sizes.most_common(SIZES_SHOWN)},
+        modes=dict(modes.most_common()),
+        bad=cache.bad,
+        fingerprint=cache.fingerprint,
+        choices=plan.choices,
+        statistics=image_statistics(cache, split.train),
+    )
+
+
+def gallery(
+    cache: ImageCache, split: Split, predictions: Sequence[Predictions], config: RunConfig
+) -> list[GalleryImage]:
+    """Thumbnails of mistakes (on the test images, or else the validation images) and of augmented images."""
+    indices: dict[str, NDArray[np.int64]] = {"test": split.test, "validation": split.validation}
+    judged = next((item for item in predictions if item.split in indices), None)
+    mistakes = mistake_gallery(cache, indices[judged.split], judged) if judged else []
+    return [*mistakes, *augmented_gallery(cache, split.train, config.augment, config.seed)]
+
+
+def trained_model(
+    network: Network, cache: ImageCache, config: RunConfig, statistics: ImageStatistics, temperature: float
+) -> Model:
+    """The network with everything needed to use it."""
+    return Model(
+        network=network,
+        config=config.model,
+        classes=cache.index.classes,
+        geometry=cache.geometry,
+        statistics=statistics,
+        temperature=temperature,
+        max_megapixels=config.data.max_megapixels,
+    )
+
+
+def _standardize_findings(network: Network) -> tuple[Finding, ...]:
+    constant = network.zero_deviations
+    if not constant:
+        return ()
+    return (
+        Finding(
+            "zero-deviation",
+            "info",
+            f"{constant:,} of {network.std.numel():,} standardised inputs never change in the training images",
+            ("their deviation is 0; dividing by it would give NaN",),
+            "They were set to 0 instead. Nothing to do.",
+        ),
+    )

@@ -1,0 +1,253 @@
+"""Result types shared by all rooms. No torch here: reports and comparisons must start without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Severity = Literal["critical", "warning", "info"]
+GalleryGroup = Literal["mistakes", "augmented"]
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with (what is being done, how many are done, how many there are)."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """An :data:`OnProgress` that shows nothing."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % interval and the number of images behind it.
+
+    Attributes:
+        value: The point estimate.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        n: Number of images the figure was computed from.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}] (n={self.n})"
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One row of ``history.jsonl``.
+
+    ``train_loss`` and ``train_accuracy`` are running means over the epoch, measured on the augmented images
+    while the weights were changing; ``validation_*`` are measured after the epoch.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something the audit or the diagnosis saw.
+
+    Attributes:
+        code: Stable identifier in kebab case, e.g. ``duplicates-across-splits``.
+        severity: ``critical`` (the result cannot be trusted), ``warning`` or ``info``.
+        title: One line: the fact with its figures.
+        evidence: File names or figures that show it, at most a few dozen.
+        remedy: What to do about it, one or two sentences.
+    """
+
+    code: str
+    severity: Severity
+    title: str
+    evidence: tuple[str, ...] = ()
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network said about one split.
+
+    Attributes:
+        split: Which split the images come from.
+        classes: Class names, in the order of the probability columns.
+        paths: Image identifiers, length N.
+        labels: True class ids, shape (N,), int64; -1 where unknown.
+        probabilities: Shape (N, K), float32, rows sum to 1 (two columns for a sigmoid unit).
+    """
+
+    split: SplitName
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """Most probable class ids, shape (N,)."""
+        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of one split.
+
+    Attributes:
+        split: Which split was evaluated.
+        metrics: Name to figure. Per-class metrics are named ``precision/CLASS``, ``recall/CLASS``, ``f1/CLASS``.
+        curves: What is not a single figure, as plain lists: ``confusion_matrix`` (K x K counts, rows are true
+            classes), ``reliability``, and for two classes ``roc`` and ``precision_recall``.
+    """
+
+    split: SplitName
+    metrics: dict[str, Interval]
+    curves: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> Interval:
+        """Share of images whose most probable class is the true one."""
+        return self.metrics["accuracy"]
+
+    @property
+    def loss(self) -> Interval:
+        """Mean cross-entropy in nats."""
+        return self.metrics["loss"]
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One row of the layer table. ``output_shape`` is (C, H, W) or (features,) without the batch axis."""
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    parameters: int
+    trainable_parameters: int
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """The layer table and its totals; BatchNorm statistics count as non-trainable, as Keras counts them."""
+
+    layers: tuple[LayerRow, ...]
+    total_parameters: int
+    trainable_parameters: int
+    non_trainable_parameters: int
+
+
+@dataclass(frozen=True)
+class ImageStatistics:
+    """What a set of images looks like; shipped with a model so that other images can be compared to it.
+
+    Grey levels are 0 to 255, each the mean over the images of that image's figure.
+
+    Attributes:
+        n: Images measured.
+        mean: Mean grey level.
+        deviation: Standard deviation of the grey levels inside an image.
+        border: Mean grey level of the outermost pixels.
+        centre: Mean grey level of the middle quarter.
+        dark_on_light: Share of the images whose border is lighter than what stands out from it.
+        color: Share of the images with any colour in them.
+        width: Median width of the files in pixels.
+        height: Median height of the files in pixels.
+    """
+
+    n: int
+    mean: float
+    deviation: float
+    border: float
+    centre: float
+    dark_on_light: float
+    color: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What the report says about the data; ``data.json``.
+
+    Attributes:
+        source: The path as given.
+        kind: ``folder``, ``manifest``, ``idx`` or ``npz``.
+        description: One line on how the data was understood.
+        classes: Class names.
+        counts: Split to images per class.
+        image_size: Side in pixels that every image is brought to.
+        channels: 1 or 3.
+        resize: ``stretch``, ``crop`` or ``pad``.
+        sizes: ``WIDTHxHEIGHT`` of the files to how many have it, the most frequent first, at most 20.
+        modes: Pixel mode of the files (``RGB``, ``L``, ...) to how many have it.
+        bad: Unreadable files that were left out, with the reason.
+        fingerprint: Hash of the files and the geometry.
+        choices: What tintype chose by itself: setting, value and reason.
+        statistics: What the training images look like.
+    """
+
+    source: str
+    kind: str
+    description: str
+    classes: tuple[str, ...]
+    counts: dict[str, tuple[int, ...]]
+    image_size: int
+    channels: int
+    resize: str
+    sizes: dict[str, int]
+    modes: dict[str, int]
+    bad: dict[str, str]
+    fingerprint: str
+    choices: tuple[tuple[str, str, str], ...]
+    statistics: ImageStatistics
+
+
+@dataclass(frozen=True)
+class GalleryImage:
+    """A thumbnail for the report.
+
+    Attributes:
+        group: ``mistakes`` or ``augmented``.
+        path: Image identifier.
+        caption: What stands beneath it.
+        jpeg: The thumbnail as base64-encoded JPEG (or PNG, told by ``media_type``).
+        media_type: ``image/jpeg`` or ``image/png``.
+    """
+
+    group: GalleryGroup
+    path: str
+    caption: str
+    jpeg: str
+    media_type: str = "image/jpeg"
+
+
+def to_plain(record: Any) -> Any:
+    """Turn records, tuples and arrays into what ``json`` can write, keeping field order."""
+    if hasattr(record, "__dataclass_fields__"):
+        return {key: to_plain(value) for key, value in asdict(record).items()}
+    if isinstance(record, dict):
+        return {str(key): to_plain(value) for key, value in record.items()}
+    if isinstance(record, np.ndarray):
+        return record.tolist()
+    if isinstance(record, np.generic):
+        return record.item()
+    if isinstance(record, Sequence) and not isinstance(record, str):
+        return [to_plain(item) for item in record]
+    return record

@@ -1,0 +1,187 @@
+"""One run, readable from top to bottom: from a folder of labelled images to a model and its report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tintype.config import RunConfig, load_config
+from tintype.data.cache import ImageCache
+from tintype.data.split import Split
+from tintype.errors import NonFiniteError, RunError, RunInterrupted
+from tintype.evaluation.calibration import calibrated, fit_temperature
+from tintype.evaluation.metrics import evaluate
+from tintype.evaluation.predict import predict
+from tintype.models.network import Network
+from tintype.models.summary import summarize
+from tintype.preparing import Prepared, build, prepare_data
+from tintype.recording import data_summary, finish_environment, gallery, new_run_dir, open_run, trained_model
+from tintype.records import EpochRecord, Evaluation, Finding, Predictions, SplitName
+from tintype.report import write_report
+from tintype.rundir import RunDir
+from tintype.runtime import Runtime
+from tintype.serving.model import save_model
+from tintype.training.checkpoint import CHECKPOINT
+from tintype.training.fit import Fitted, fit
+from tintype.training.tensorboard import epoch_writer
+from tintype.watch import Watch
+
+TRAINING_IMAGES_EVALUATED = 10_000
+"""Training images evaluated after training: enough for an interval of half a point."""
+
+CALIBRATION_IMAGES = 50
+"""Fewer validation images than this cannot tell a temperature from 1."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: The run directory.
+        evaluations: Split to its figures.
+        history: A row per epoch.
+        findings: What the audit and the diagnosis found, the most severe first.
+    """
+
+    path: Path
+    evaluations: dict[str, Evaluation]
+    history: tuple[EpochRecord, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The figures on test images; on validation images in a run without a test set."""
+        return next(self.evaluations[split] for split in ("test", "validation", "train") if split in self.evaluations)
+
+    @property
+    def report(self) -> Path:
+        """The report's path."""
+        return self.path / "report.html"
+
+
+def start_run(config: RunConfig, output: Path | None = None, watch: Watch = Watch()) -> Run:
+    """Train a classifier and write its run directory.
+
+    Args:
+        config: Settings; what is None is chosen from the data.
+        output: The run directory; None for ``runs/NAME`` with a number where that exists.
+        watch: Progress, messages and stopping.
+
+    Raises:
+        TintypeError: With one line that says what is wrong and what to do.
+    """
+    source = Path(config.data.source).expanduser().absolute()
+    run_dir = new_run_dir(output, source)
+    return _execute(config.replace({"data.source": str(source)}), run_dir, watch)
+
+
+def resume_run(path: Path, watch: Watch = Watch()) -> Run:
+    """Go on with a run that was stopped or killed; it ends as if it had not been.
+
+    Raises:
+        RunError: There is no such run, it is finished, or its images changed.
+    """
+    run_dir = RunDir(path)
+    if not (run_dir / "config.toml").is_file():
+        raise RunError(f"{path} holds no config.toml: there is nothing to resume. Start with `tintype train DATA`.")
+    if run_dir.is_complete:
+        raise RunError(f"{path} is finished already; its report is {run_dir / 'report.html'}.")
+    return _execute(load_config(run_dir / "config.toml"), run_dir, watch)
+
+
+def load_run(path: Path) -> Run:
+    """Read a finished run.
+
+    Raises:
+        RunError: It is missing or unfinished.
+    """
+    run_dir = RunDir(path)
+    run_dir.require_complete()
+    return Run(path, run_dir.read_evaluation(), tuple(run_dir.read_history()), tuple(run_dir.read_findings()))
+
+
+def _execute(config: RunConfig, run_dir: RunDir, watch: Watch) -> Run:
+    """A run from its settings to its report; goes on from the directory's checkpoint where there is one."""
+    started = time.monotonic()
+    data = prepare_data(config, watch)
+    network, runtime, plan = build(data)
+    open_run(run_dir, plan, data, network, runtime)
+    for setting, value, reason in plan.choices:
+        watch.on_message(f"{setting} = {value}: {reason}")
+
+    training_started = time.monotonic()
+    fitted = _fit(network, data, plan.config, runtime, run_dir, watch)
+    training_seconds = time.monotonic() - training_started
+
+    predictions, temperature = _predict(fitted.network, data.cache, data.split, plan.config, runtime, watch)
+    leaked = np.isin(data.split.test, data.audit.leaked_test)
+    evaluations = [evaluate(item, leaked=leaked if item.split == "test" else None) for item in predictions]
+
+    statistics = data_summary(data.cache, data.split, plan).statistics
+    save_model(run_dir, trained_model(fitted.network, data.cache, plan.config, statistics, temperature))
+    run_dir.write_history(fitted.history)
+    run_dir.write_predictions(predictions)
+    run_dir.write_json("summary.json", summarize(fitted.network, data.input_shape))
+    run_dir.write_json("gallery.json", gallery(data.cache, data.split, predictions, plan.config))
+    finish_environment(run_dir, fitted, time.monotonic() - started, training_seconds)
+    run_dir.write_evaluation(evaluations)
+    (run_dir / CHECKPOINT).unlink(missing_ok=True)
+    write_report(run_dir)
+    return load_run(run_dir.path)
+
+
+def _fit(
+    network: Network, data: Prepared, config: RunConfig, runtime: Runtime, run_dir: RunDir, watch: Watch
+) -> Fitted:
+    """Train; whatever ends it early is told with the way to go on, and the directory stays resumable."""
+    assert config.fit.epochs is not None
+    epochs = config.fit.epochs
+    history = run_dir.read_history() if (run_dir / "history.jsonl").exists() else []
+    write_events = epoch_writer(run_dir / "tensorboard") if config.tensorboard else None
+
+    def on_epoch(record: EpochRecord) -> None:
+        # A resumed run goes on from its checkpoint, which may be older than the last row.
+        history[:] = [*(row for row in history if row.epoch < record.epoch), record]
+        run_dir.write_history(history)
+        if write_events is not None:
+            write_events(record)
+        watch.on_epoch(record, epochs)
+
+    try:
+        return fit(
+            network, data.cache, data.split, config.fit, config.augment, runtime,
+            checkpoint=run_dir / CHECKPOINT, on_epoch=on_epoch, on_progress=watch.on_progress,
+            should_stop=watch.should_stop,
+        )  # fmt: skip
+    except NonFiniteError as error:
+        run_dir.write_findings((*run_dir.read_findings(), error.finding))
+        raise
+    except RunInterrupted as stopped:
+        raise RunInterrupted(f"{stopped} Go on with: tintype train --resume {run_dir.path}") from None
+
+
+def _predict(
+    network: Network, cache: ImageCache, split: Split, config: RunConfig, runtime: Runtime, watch: Watch
+) -> tuple[list[Predictions], float]:
+    """Calibrated predictions of all splits, test first, and the temperature fitted on the validation images."""
+    flip = bool(config.model.flip_average)
+    step = max(1, -(-len(split.train) // TRAINING_IMAGES_EVALUATED))
+    parts: dict[SplitName, NDArray[np.int64]] = {
+        "test": split.test,
+        "validation": split.validation,
+        "train": split.train[::step],
+    }
+    raw = {
+        name: predict(network, cache, part, runtime, name, flip_average=flip, on_progress=watch.on_progress)
+        for name, part in parts.items()
+        if len(part)
+    }
+    temperature = 1.0
+    if "validation" in raw and len(raw["validation"]) >= CALIBRATION_IMAGES:
+        temperature = fit_temperature(raw["validation"]).value
+    return [calibrated(item, temperature) for item in raw.values()], temperature

@@ -1,0 +1,211 @@
+"""Where and how a run computes: device, threads, precision, seeds.
+
+The runtime is made once at the start of a run and passed in; there is no other global state.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import platform
+import statistics
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tintype.config import PrecisionName
+from tintype.errors import ConfigError
+
+PROBE_PIXELS = 400_000
+"""Pixels in the probe's batch: 12 images of 180 px, or 510 of 28 px; large enough to be representative."""
+
+AGREEMENT = 0.1
+"""Largest difference of bf16 logits from fp32 ones, as a share of the largest fp32 logit."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a run computes.
+
+    Attributes:
+        device: Where the network runs.
+        threads: CPU threads for the network and for the image warp.
+        seed: Root of everything random.
+        precision: ``fp32`` or ``bf16`` (autocast; weights stay fp32).
+        evidence: Why this precision, with the probe's figures.
+    """
+
+    device: torch.device
+    threads: int
+    seed: int
+    precision: PrecisionName = "fp32"
+    evidence: str = ""
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which forward passes run."""
+        return autocast(self.device, self.precision)
+
+
+def start_runtime(device: str, threads: int | None, seed: int) -> Runtime:
+    """Choose the device and set the thread count.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: CPU threads, or None for all that this process may use.
+        seed: Root of everything random in the run.
+
+    Raises:
+        ConfigError: The device does not exist here.
+    """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N. Got {device!r}.") from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N. Got {device!r}.")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {name!r} is not here: {torch.cuda.device_count()} CUDA devices. Use --device cpu.")
+    count = threads or usable_cores()
+    torch.set_num_threads(count)
+    # Numbers too small for the normal format slow a CPU down a hundredfold and change no result.
+    torch.set_flush_denormal(True)
+    if chosen.type == "cuda":
+        # A resumed run must end bit-identical: only kernels that add up in a fixed order.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+    return Runtime(device=chosen, threads=count, seed=seed)
+
+
+def usable_cores() -> int:
+    """CPU cores this process may use, at least one."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def autocast(device: torch.device, precision: PrecisionName) -> AbstractContextManager[object]:
+    """Mixed precision for ``bf16``, nothing for ``fp32``."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def choose_precision(
+    runtime: Runtime, network: nn.Module, input_shape: tuple[int, int, int], wanted: PrecisionName
+) -> Runtime:
+    """Measure a training step of the actual network in fp32 and bf16 and take the faster that agrees.
+
+    On some CPUs and shapes bf16 is many times slower than fp32, on others twice as fast; only a measurement
+    tells. The network is copied, so its weights and statistics stay as they are.
+
+    Args:
+        runtime: What is chosen so far.
+        network: Takes uint8 images (N, C, H, W) and gives logits.
+        input_shape: (C, H, W).
+        wanted: ``auto`` to measure; otherwise taken as it is.
+    """
+    if wanted != "auto":
+        return replace(runtime, precision=wanted, evidence="as set")
+    trial = copy.deepcopy(network)
+    count = max(2, PROBE_PIXELS // (input_shape[1] * input_shape[2]))
+    generator = torch.Generator().manual_seed(0)
+    images_NCHW = torch.randint(0, 256, (count, *input_shape), dtype=torch.uint8, generator=generator)
+    images_NCHW = images_NCHW.to(runtime.device).contiguous(memory_format=torch.channels_last)
+    difference = _disagreement(trial, images_NCHW, runtime.device)
+    if not difference <= AGREEMENT:
+        evidence = f"bf16 logits differ from fp32 by {difference:.0%} of their largest value"
+        return replace(runtime, precision="fp32", evidence=evidence)
+    seconds: dict[PrecisionName, list[float]] = {"fp32": [], "bf16": []}
+    precisions: tuple[PrecisionName, ...] = ("fp32", "bf16")
+    for round_number in range(4):
+        for precision in precisions:
+            elapsed = _timed_step(trial, images_NCHW, runtime.device, precision)
+            if round_number:  # the first builds kernels
+                seconds[precision].append(elapsed)
+    fp32, bf16 = (count / statistics.median(seconds[name]) for name in precisions)
+    faster: PrecisionName = "bf16" if bf16 > fp32 else "fp32"
+    evidence = (
+        f"a training step of {count} images: fp32 {fp32:,.0f}, bf16 {bf16:,.0f} images per second; "
+        f"logits differ by {difference:.1%}"
+    )
+    return replace(runtime, precision=faster, evidence=evidence)
+
+
+def _disagreement(network: nn.Module, images_NCHW: torch.Tensor, device: torch.device) -> float:
+    network.eval()
+    with torch.inference_mode():
+        exact = network(images_NCHW[:8]).float()
+        with autocast(device, "bf16"):
+            rounded = network(images_NCHW[:8]).float()
+    largest = exact.abs().max().item()
+    return (exact - rounded).abs().max().item() / largest if largest else 0.0
+
+
+def _timed_step(network: nn.Module, images_NCHW: torch.Tensor, device: torch.device, precision: PrecisionName) -> float:
+    network.train()
+    network.zero_grad(set_to_none=True)
+    _wait(device)
+    started = time.perf_counter()
+    with autocast(device, precision):
+        logits = network(images_NCHW)
+    logits.float().logsumexp(dim=1).mean().backward()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def available_memory(device: torch.device, limit_gb: float | None = None) -> int:
+    """Bytes that activations may take: free memory of the device, within the user's limit and the container's."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = min(_meminfo_available(), _cgroup_available())
+    return min(free, int(limit_gb * 2**30)) if limit_gb else free
+
+
+def _meminfo_available() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _cgroup_available() -> int:
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 2**62
+    return 2**62 if limit == "max" else max(int(limit) - used, 0)
+
+
+def processor_name() -> str:
+    """The CPU's name as its maker gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, in MiB."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if platform.system() == "Darwin" else peak / 2**10

@@ -1,0 +1,1 @@
+"""Using a trained model: its files, and labels for images."""

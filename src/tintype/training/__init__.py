@@ -1,0 +1,1 @@
+"""Training: the loop, its optimisers, its checkpoints, and what it says when a loss is not finite."""

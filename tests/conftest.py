@@ -1,0 +1,52 @@
+"""Fixtures shared by all tests: a private cache folder, the real images where they are present, small image sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from shapes import make_shapes
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test has a cache folder of its own, and processes it starts inherit it."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("TINTYPE_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def shared_data() -> Callable[[str], Path]:
+    """Find one of the real data sets beside the checkout, or skip the test."""
+
+    def find(name: str) -> Path:
+        path = SHARED / "data" / name
+        if not path.exists():
+            pytest.skip(f"the real images {name} are not beside this checkout")
+        return path
+
+    return find
+
+
+@pytest.fixture
+def shared_weights() -> Callable[[str], Path]:
+    """Find one of the pretrained weight files beside the checkout, or skip the test."""
+
+    def find(name: str) -> Path:
+        path = SHARED / "weights" / f"{name}.safetensors"
+        if not path.exists():
+            pytest.skip(f"the weights {name} are not beside this checkout")
+        return path
+
+    return find
+
+
+@pytest.fixture
+def shapes_folder(tmp_path: Path) -> Path:
+    """Class folders ``circle`` and ``square`` with 40 easily told 24-pixel PNGs each."""
+    make_shapes(tmp_path / "shapes", 40)
+    return tmp_path / "shapes"

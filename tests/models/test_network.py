@@ -1,0 +1,141 @@
+"""The network class: preprocessing inside, heads, probabilities."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit, softmax
+from torch import Tensor, nn
+
+from tintype.models.blocks import Flatten
+from tintype.models.network import LEAST_DEVIATION, Network, OutputKind, make_head, output_kind
+
+SHAPE = (3, 4, 5)
+
+
+def network(
+    output: OutputKind = "softmax",
+    mean: NDArray[np.float32] | None = None,
+    std: NDArray[np.float32] | None = None,
+) -> Network:
+    torch.manual_seed(0)
+    return Network(Flatten(), make_head(60, 3, output), output, SHAPE, mean, std)
+
+
+def images(channels_last: bool = True) -> Tensor:
+    tensor = torch.randint(0, 256, (6, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    return tensor.contiguous(memory_format=torch.channels_last) if channels_last else tensor
+
+
+@pytest.mark.parametrize("per", ["channel", "pixel"])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_standardisation_has_mean_0_and_deviation_1_and_is_channels_last(per: str, channels_last: bool) -> None:
+    x = images(channels_last).numpy() / 255
+    axes = (0, 2, 3) if per == "channel" else 0
+    mean, std = x.mean(axis=axes, dtype=np.float32), x.std(axis=axes, dtype=np.float32)
+    result = network(mean=mean, std=std).standardize(images(channels_last))
+    np.testing.assert_allclose(result.mean(dim=axes), 0, atol=1e-5)
+    np.testing.assert_allclose(result.std(dim=axes, correction=0), 1, atol=1e-4)
+    assert result.dtype == torch.float32
+    if channels_last:
+        assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_without_statistics_images_come_in_the_scale_0_to_1() -> None:
+    torch.testing.assert_close(network().standardize(images()), images().float() / 255)
+
+
+def test_uint8_and_float_images_are_the_same_and_stay_as_they_are() -> None:
+    net = network(mean=np.array([0.4, 0.5, 0.6], np.float32), std=np.array([0.2, 0.3, 0.1], np.float32))
+    as_float = images().float()
+    torch.testing.assert_close(net(images()), net(as_float))
+    assert torch.equal(as_float, images().float())
+
+
+def test_a_pixel_that_does_not_vary_becomes_zero_and_is_counted() -> None:
+    """keras#1880: dividing by a deviation of 0 gives NaN in every later layer."""
+    x = images()
+    x[:, :, 0, 0] = 200
+    scaled = x.numpy() / np.float32(255)
+    net = network(mean=scaled.mean(axis=0), std=scaled.std(axis=0))
+    standardised = net.standardize(x)
+    assert net.zero_deviations == 3
+    assert standardised[:, :, 0, 0].abs().max() < 1e-5
+    assert standardised.isfinite().all()
+    assert standardised[:, :, 0, 1].abs().max() > 0.1
+
+
+def test_what_varies_by_less_than_a_grey_level_counts_as_constant() -> None:
+    std = np.array([LEAST_DEVIATION * 0.99, LEAST_DEVIATION * 1.01, 0.2], np.float32)
+    assert network(mean=np.zeros(3, np.float32), std=std).zero_deviations == 1
+
+
+def test_statistics_travel_with_the_weights() -> None:
+    mean, std = np.array([0.4, 0.5, 0.6], np.float32), np.array([0.2, 0.3, 0.1], np.float32)
+    trained, fresh = network(mean=mean, std=std), network()
+    fresh.load_state_dict(trained.state_dict())
+    assert torch.equal(fresh(images()), trained(images()))
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 1), (5, 4, 3), (1, 1, 1)])
+def test_statistics_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"must have shape \(3,\) or \(3, 4, 5\)"):
+        network(mean=np.zeros(shape, np.float32))
+
+
+def test_mean_and_deviation_must_be_of_one_kind() -> None:
+    with pytest.raises(ValueError, match="mean and std must have one shape"):
+        network(mean=np.zeros(3, np.float32), std=np.ones(SHAPE, np.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_probabilities_against_scipy(dtype: torch.dtype) -> None:
+    logits = (torch.randn(50, 3, generator=torch.Generator().manual_seed(1)) * 30).to(dtype)
+    result = network().probabilities(logits)
+    np.testing.assert_allclose(result, softmax(logits.float().numpy(), axis=1), rtol=1e-4, atol=1e-30)
+    one = network("sigmoid").probabilities(logits[:, :1])
+    positive = expit(logits[:, 0].double().numpy())
+    negative = expit(-logits[:, 0].double().numpy())
+    np.testing.assert_allclose(one, np.stack([negative, positive], axis=1), rtol=1e-4, atol=1e-30)
+    assert result.dtype == one.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("classes", "output", "kind", "units"),
+    [(2, "auto", "sigmoid", 1), (2, "softmax", "softmax", 2), (3, "auto", "softmax", 3)],
+)
+def test_output_layer_of_the_classes(classes: int, output: str, kind: str, units: int) -> None:
+    found = output_kind(classes, "softmax" if output == "softmax" else "auto")
+    assert found == kind
+    net = network()
+    net.reset_classifier(classes, "softmax" if output == "softmax" else "auto")
+    assert net.output == kind
+    assert net(images()).shape == (6, units)
+
+
+def test_reset_classifier_keeps_the_body() -> None:
+    net = network()
+    before = net.features(images())
+    net.reset_classifier(7)
+    assert torch.equal(net.features(images()), before)
+    torch.testing.assert_close(net(images()), net.head(before))
+
+
+def test_reset_classifier_needs_a_head() -> None:
+    net = Network(nn.Sequential(Flatten(), nn.Linear(60, 3)), nn.Identity(), "softmax", SHAPE)
+    with pytest.raises(ValueError, match="only a network with a linear head"):
+        net.reset_classifier(2)
+
+
+def test_l2_penalties_belong_to_the_copy_that_is_asked() -> None:
+    torch.manual_seed(0)
+    net = Network(nn.Sequential(Flatten()), make_head(60, 3, "softmax"), "softmax", SHAPE, l2={"head.weight": 0.1})
+    duplicate = copy.deepcopy(net)
+    [(parameter, factor)] = duplicate.l2_penalties()
+    assert factor == 0.1
+    assert isinstance(duplicate.head, nn.Linear)
+    assert parameter is duplicate.head.weight

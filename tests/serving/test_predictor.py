@@ -1,0 +1,94 @@
+"""A trained model on disk and the labels it gives, built without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tintype.config import ModelConfig
+from tintype.data.decode import Geometry, decode_image
+from tintype.errors import DataError, RunError, TintypeError
+from tintype.models.build import build_network
+from tintype.records import ImageStatistics
+from tintype.rundir import RunDir
+from tintype.serving.model import Model, load_model, save_model
+from tintype.serving.predictor import Predictor
+
+STATISTICS = ImageStatistics(10, 90.0, 40.0, 60.0, 100.0, 0.1, 0.0, 24.0, 24.0)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """A finished run directory with an untrained network."""
+    torch.manual_seed(3)
+    config = ModelConfig(layers="conv 8 3 relu\npool 2\ngap\n", flip_average=True)
+    network = build_network(config, (3, 24, 24), 2, np.array([0.3, 0.4, 0.5]), np.array([0.2, 0.2, 0.3]))
+    run_dir = RunDir(tmp_path / "run")
+    geometry = Geometry(24, 3, "stretch")
+    save_model(run_dir, Model(network.eval(), config, ("circle", "square"), geometry, STATISTICS, 2.0, 89.0))
+    (run_dir / "config.toml").touch()
+    run_dir.write_json("evaluation.json", {})
+    return run_dir
+
+
+def test_a_model_comes_back_whole(run: RunDir) -> None:
+    first, second = load_model(run), load_model(run)
+    assert first.classes == ("circle", "square")
+    assert first.geometry == Geometry(24, 3, "stretch")
+    assert first.statistics == STATISTICS
+    assert (first.temperature, first.config.flip_average) == (2.0, True)
+    images = torch.randint(0, 256, (4, 3, 24, 24), dtype=torch.uint8)
+    torch.testing.assert_close(first.network(images), second.network(images))
+    np.testing.assert_allclose(first.network.mean.flatten().numpy(), [0.3, 0.4, 0.5], rtol=1e-6)
+
+
+def test_labels_are_the_calibrated_mean_of_both_mirror_images(run: RunDir, shapes_folder: Path) -> None:
+    path = shapes_folder / "circle" / "000.png"
+    label = Predictor(run.path, "cpu").predict(path)
+    model = load_model(run)
+    pixels = decode_image(path, model.geometry, 89.0)
+    both = torch.from_numpy(np.stack([pixels, pixels[:, ::-1].copy()])).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        square = torch.sigmoid(model.network(both)).mean().item()
+    odds = (square / (1 - square)) ** (1 / 2.0)
+    assert label.probabilities["square"] == pytest.approx(odds / (1 + odds), abs=1e-5)
+    assert label.probability == pytest.approx(max(label.probabilities.values()))
+
+
+def test_many_labels_come_in_order_and_a_bad_image_is_marked(run: RunDir, shapes_folder: Path) -> None:
+    bad = shapes_folder / "circle" / "000a.png"
+    bad.write_bytes(b"")
+    labels = list(Predictor(run.path, "cpu").predict_many([shapes_folder]))
+    assert len(labels) == 81
+    assert [Path(label.path).name for label in labels[:3]] == ["000.png", "000a.png", "001.png"]
+    assert [bool(label.error) for label in labels[:3]] == [False, True, False]
+
+
+def test_single_mistakes_are_one_line(run: RunDir, tmp_path: Path) -> None:
+    predictor = Predictor(run.path, "cpu")
+    for path in (tmp_path / "absent.png", run / "model.json"):
+        with pytest.raises(DataError, match=path.name) as caught:
+            predictor.predict(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_hostile_and_foreign_weights_are_refused(run: RunDir) -> None:
+    weights = run / "model.safetensors"
+    for content in (b"\x80\x05cposix\nsystem\n.", b"\xff" * 64, b""):
+        weights.write_bytes(content)
+        with pytest.raises(TintypeError, match=r"model\.safetensors") as caught:
+            load_model(run)
+        assert "\n" not in str(caught.value)
+    weights.unlink()
+    with pytest.raises(TintypeError, match=r"model\.safetensors"):
+        load_model(run)
+
+
+def test_a_model_of_another_format_is_refused(run: RunDir) -> None:
+    content = run.read_json("model.json")
+    run.write_json("model.json", {**content, "format": 99})
+    with pytest.raises(RunError, match="format 99"):
+        load_model(run)

@@ -1,0 +1,73 @@
+"""Device, threads, the precision probe and the memory figure."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tintype.errors import ConfigError
+from tintype.runtime import available_memory, choose_precision, peak_memory_mb, start_runtime, usable_cores
+
+
+class Small(nn.Module):
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.dense = nn.Linear(4, 2)
+        self.scale = scale
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.dense(self.norm(self.conv(images.float() / 255)).amax(dim=(2, 3)))
+        return logits * self.scale
+
+
+@pytest.mark.parametrize("device", ["tpu9", "cuda:77", "meta"])
+def test_a_device_that_is_not_here_is_one_line(device: str) -> None:
+    with pytest.raises(ConfigError, match="device") as caught:
+        start_runtime(device, None, 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_threads_are_what_is_asked_for_or_all() -> None:
+    assert start_runtime("cpu", 1, 0).threads == 1
+    assert torch.get_num_threads() == 1
+    assert start_runtime("cpu", None, 0).threads == usable_cores()
+
+
+def test_the_probe_leaves_the_network_alone_and_says_what_it_measured() -> None:
+    torch.manual_seed(0)
+    network = Small()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    runtime = choose_precision(start_runtime("cpu", 1, 0), network, (3, 16, 16), "auto")
+    assert runtime.precision in ("fp32", "bf16")
+    assert "images per second" in runtime.evidence
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_bf16_that_disagrees_is_not_taken() -> None:
+    class Cancelling(Small):
+        """Two large numbers that differ in digits bf16 does not have."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits = super().forward(images)
+            offset = 1e4 if logits.dtype == torch.bfloat16 else 0.0
+            return (logits + offset) - offset
+
+    runtime = choose_precision(start_runtime("cpu", 1, 0), Cancelling(), (3, 16, 16), "auto")
+    assert runtime.precision == "fp32"
+    assert "differ" in runtime.evidence
+
+
+def test_a_set_precision_is_not_measured() -> None:
+    runtime = choose_precision(start_runtime("cpu", 1, 0), Small(), (3, 16, 16), "bf16")
+    assert (runtime.precision, runtime.evidence) == ("bf16", "as set")
+
+
+def test_memory_figures() -> None:
+    free = available_memory(torch.device("cpu"))
+    assert 2**20 < free < 2**50
+    assert available_memory(torch.device("cpu"), limit_gb=0.001) == int(0.001 * 2**30)
+    assert 10 < peak_memory_mb() < 1e6
