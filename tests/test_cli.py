@@ -194,7 +194,6 @@ def test_summary_counts_and_lists() -> None:
         (["train", "absent"], "absent"),
         (["train"], "no data is named"),
         (["train", ".", "--set", "fit.epoch=3"], "no setting 'fit.epoch'"),
-        (["train", ".", "--model", "resnet21"], "resnet20"),
         (["train", "--resume", "absent"], "nothing to resume"),
         (["train", ".", "--resume", "absent"], "give no other option"),
         (["predict", "absent", "x.png"], "there is no run directory"),
@@ -212,6 +211,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], words: str,
     assert len(lines) == 1, result.stderr
     assert words in lines[0]
     assert result.stdout == ""
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_network_is_met_before_any_work(shapes_folder: Path, tmp_path: Path) -> None:
+    result = tintype("train", shapes_folder, "--model", "resnet21", "--json", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "resnet20" in result.stderr
     assert not (tmp_path / "runs").exists()
 
 

@@ -1,7 +1,8 @@
 """torchvision: the cat and dog photos through ImageFolder and a DataLoader with two workers, as its users write it.
 
 Measures the first epoch (finding the files and starting the workers included) and the mean rate of the epochs after
-it. The workers persist between epochs and the warp is RandomAffine's default (nearest pixel), the faster choices.
+it. The workers persist between epochs, the faster choice. ``--interpolation bilinear`` does what Keras and tintype do;
+``nearest`` is RandomAffine's default, cheaper and coarser.
 """
 
 import argparse
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder with cats_dogs/train")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--warm-epochs", type=int, default=2)
+    parser.add_argument("--interpolation", choices=["nearest", "bilinear"], default="bilinear")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
 
@@ -28,7 +30,13 @@ def main() -> None:
         [
             transforms.Resize((180, 180)),
             transforms.RandomHorizontalFlip(),
-            transforms.RandomAffine(degrees=15, translate=(0.1, 0.1), scale=(0.8, 1.2), shear=5),
+            transforms.RandomAffine(
+                degrees=15,
+                translate=(0.1, 0.1),
+                scale=(0.8, 1.2),
+                shear=5,
+                interpolation=transforms.InterpolationMode(arguments.interpolation),
+            ),
             transforms.ToTensor(),
         ]
     )

@@ -75,7 +75,7 @@ def check(config: RunConfig, watch: Watch = Watch()) -> Check:
     """
     data = prepare_data(config, watch)
     findings = sort_findings((*data.split.findings, *data.audit.findings))
-    return Check(data_summary(data.cache, data.split, data.plan), tuple(findings))
+    return Check(data_summary(data.cache, data.split, data.plan, data.statistics), tuple(findings))
 
 
 def evaluate_on(
@@ -124,8 +124,7 @@ def evaluate_on(
     name = Path(source).expanduser().resolve().name
     folder = RunDir(output if output is not None else run_dir.path / "evaluations" / name)
     folder.path.mkdir(parents=True, exist_ok=True)
-    summary = data_summary(cache, split, plan)
-    folder.write_json("data.json", replace(summary, statistics=statistics))
+    folder.write_json("data.json", data_summary(cache, split, plan, statistics))
     command = f"tintype evaluate {shlex.quote(str(run))} {shlex.quote(source)}"
     folder.write_json("environment.json", describe_environment(runtime, command))
     folder.write_findings(findings)
@@ -147,7 +146,7 @@ def _decode_for(model: Model, source: str, skip_bad: bool, watch: Watch) -> tupl
         max_megapixels=model.max_megapixels,
         skip_bad=skip_bad,
     )
-    index = relabel(read_index(data), model.classes)
+    index = relabel(read_index(data, minimum_classes=1), model.classes)
     watch.on_message(index.description)
     return build_cache(index, data, watch.on_progress), Plan(RunConfig(data=data), ())
 

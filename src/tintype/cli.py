@@ -183,7 +183,8 @@ def predict(
         style: Style = "json" if as_json else "csv" if as_csv else "table"
         failed = write_labels(labels, predictor.classes, style, sys.stdout)
     if failed:
-        _fail(f"{failed:,} images could not be read; they are marked in the output.")
+        images = "1 image" if failed == 1 else f"{failed:,} images"
+        _fail(f"{images} could not be read; see the output for the reasons.")
 
 
 @app.command()

@@ -51,12 +51,14 @@ class Display:
     @contextmanager
     def watching(self) -> Iterator[Watch]:
         """Show what a verb does while it runs; Ctrl-C asks it to stop, a second one stops it at once."""
-        if self._console.is_terminal and not self._quiet:
+        shown = self._console.is_terminal and not self._quiet
+        if shown:
             self._bars.start()
         try:
             yield Watch(self.on_progress, self.on_message, self.on_epoch, lambda: self._stop)
         finally:
-            self._bars.stop()
+            if shown:  # stopping what never started would print an empty line
+                self._bars.stop()
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:

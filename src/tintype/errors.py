@@ -4,7 +4,12 @@ Every message is one plain line: the fact, the value, the remedy. The command li
 traceback and exits with code 2.
 """
 
-from tintype.records import Finding
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tintype.records import Finding  # numpy would make `tintype --help` slow
 
 
 class TintypeError(Exception):

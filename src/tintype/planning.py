@@ -58,8 +58,7 @@ def plan_data(config: RunConfig, index: ImageIndex, headers: Headers) -> Plan:
     if config.data.resize == "auto":
         policy, reason = _resize_policy(widths, heights)
         chooser.choose("data.resize", policy, reason)
-    if config.data.kind == "auto":
-        chooser.choose("data.kind", index.kind, index.description)
+    chooser.settle("data.kind", index.kind)
     return chooser.plan()
 
 

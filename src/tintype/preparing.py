@@ -10,6 +10,7 @@ import torch
 from tintype.config import RunConfig
 from tintype.data.audit import Audit, audit
 from tintype.data.cache import ImageCache, build_cache, scan_headers
+from tintype.data.shift import image_statistics
 from tintype.data.sources import read_index
 from tintype.data.split import Split, make_split
 from tintype.data.standardize import pixel_statistics
@@ -17,6 +18,7 @@ from tintype.models.build import build_network
 from tintype.models.network import Network
 from tintype.models.weights import load_weights
 from tintype.planning import Plan, plan_data, plan_training
+from tintype.records import ImageStatistics
 from tintype.runtime import Runtime, available_memory, choose_precision, start_runtime
 from tintype.training.memory import activation_bytes, largest_micro_batch
 from tintype.watch import Watch
@@ -30,6 +32,7 @@ class Prepared:
     cache: ImageCache
     split: Split
     audit: Audit
+    statistics: ImageStatistics
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -56,7 +59,7 @@ def prepare_data(config: RunConfig, watch: Watch) -> Prepared:
     split = make_split(index, cache.usable, plan.config.data)
     watch.on_message(split.description)
     plan = plan_training(plan, len(index.classes), len(split.train))
-    return Prepared(plan, cache, split, audit(cache, split))
+    return Prepared(plan, cache, split, audit(cache, split), image_statistics(cache, split.train))
 
 
 def build(data: Prepared) -> tuple[Network, Runtime, Plan]:

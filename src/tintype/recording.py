@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from tintype.config import RunConfig
 from tintype.data.cache import ImageCache
-from tintype.data.shift import image_statistics
 from tintype.data.split import Split
 from tintype.environment import describe_environment
 from tintype.errors import RunError
@@ -62,7 +61,7 @@ def open_run(run_dir: RunDir, plan: Plan, data: Prepared, network: Network, runt
     command = f"tintype train --config {shlex.quote(str(run_dir / 'config.toml'))}"
     try:
         run_dir.path.mkdir(parents=True, exist_ok=True)
-        run_dir.write_json("data.json", data_summary(data.cache, data.split, plan))
+        run_dir.write_json("data.json", data_summary(data.cache, data.split, plan, data.statistics))
         run_dir.write_findings(findings)
         run_dir.write_json("environment.json", describe_environment(runtime, command))
         write_text(run_dir / "config.toml", plan.config.to_toml())
@@ -84,7 +83,7 @@ def finish_environment(run_dir: RunDir, fitted: Fitted, seconds: float, training
     run_dir.write_json("environment.json", run_dir.read_json("environment.json") | measured)
 
 
-def data_summary(cache: ImageCache, split: Split, plan: Plan) -> DataSummary:
+def data_summary(cache: ImageCache, split: Split, plan: Plan, statistics: ImageStatistics) -> DataSummary:
     """What the report says about the data."""
     index, usable = cache.index, cache.usable
     sizes = Counter(zip(cache.widths[usable].tolist(), cache.heights[usable].tolist(), strict=True))
@@ -108,7 +107,7 @@ def data_summary(cache: ImageCache, split: Split, plan: Plan) -> DataSummary:
         bad=cache.bad,
         fingerprint=cache.fingerprint,
         choices=plan.choices,
-        statistics=image_statistics(cache, split.train),
+        statistics=statistics,
     )
 
 
@@ -122,16 +121,14 @@ def gallery(
     return [*mistakes, *augmented_gallery(cache, split.train, config.augment, config.seed)]
 
 
-def trained_model(
-    network: Network, cache: ImageCache, config: RunConfig, statistics: ImageStatistics, temperature: float
-) -> Model:
+def trained_model(network: Network, data: Prepared, config: RunConfig, temperature: float) -> Model:
     """The network with everything needed to use it."""
     return Model(
         network=network,
         config=config.model,
-        classes=cache.index.classes,
-        geometry=cache.geometry,
-        statistics=statistics,
+        classes=data.cache.index.classes,
+        geometry=data.cache.geometry,
+        statistics=data.statistics,
         temperature=temperature,
         max_megapixels=config.data.max_megapixels,
     )

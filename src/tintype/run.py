@@ -19,7 +19,7 @@ from tintype.evaluation.predict import predict
 from tintype.models.network import Network
 from tintype.models.summary import summarize
 from tintype.preparing import Prepared, build, prepare_data
-from tintype.recording import data_summary, finish_environment, gallery, new_run_dir, open_run, trained_model
+from tintype.recording import finish_environment, gallery, new_run_dir, open_run, trained_model
 from tintype.records import EpochRecord, Evaluation, Finding, Predictions, SplitName
 from tintype.report import write_report
 from tintype.rundir import RunDir
@@ -111,8 +111,8 @@ def _execute(config: RunConfig, run_dir: RunDir, watch: Watch) -> Run:
     data = prepare_data(config, watch)
     network, runtime, plan = build(data)
     open_run(run_dir, plan, data, network, runtime)
-    for setting, value, reason in plan.choices:
-        watch.on_message(f"{setting} = {value}: {reason}")
+    for line in _aligned(plan.choices):
+        watch.on_message(line)
 
     training_started = time.monotonic()
     fitted = _fit(network, data, plan.config, runtime, run_dir, watch)
@@ -122,8 +122,7 @@ def _execute(config: RunConfig, run_dir: RunDir, watch: Watch) -> Run:
     leaked = np.isin(data.split.test, data.audit.leaked_test)
     evaluations = [evaluate(item, leaked=leaked if item.split == "test" else None) for item in predictions]
 
-    statistics = data_summary(data.cache, data.split, plan).statistics
-    save_model(run_dir, trained_model(fitted.network, data.cache, plan.config, statistics, temperature))
+    save_model(run_dir, trained_model(fitted.network, data, plan.config, temperature))
     run_dir.write_history(fitted.history)
     run_dir.write_predictions(predictions)
     run_dir.write_json("summary.json", summarize(fitted.network, data.input_shape))
@@ -133,6 +132,13 @@ def _execute(config: RunConfig, run_dir: RunDir, watch: Watch) -> Run:
     (run_dir / CHECKPOINT).unlink(missing_ok=True)
     write_report(run_dir)
     return load_run(run_dir.path)
+
+
+def _aligned(choices: tuple[tuple[str, str, str], ...]) -> list[str]:
+    """What was chosen, value and reason, in columns."""
+    settings = max((len(setting) for setting, _, _ in choices), default=0)
+    values = max((len(value) for _, value, _ in choices), default=0)
+    return [f"{setting:<{settings}}  {value:<{values}}  {reason}" for setting, value, reason in choices]
 
 
 def _fit(

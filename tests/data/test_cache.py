@@ -258,7 +258,7 @@ def test_interrupt_stops_the_threads_and_leaves_nothing(photos: Path, private_ca
     with pytest.raises(KeyboardInterrupt):
         build_cache(read_index(config), config, interrupt)
     assert left_behind(private_cache) == []
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tintype")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tintype-decode")]
     assert build(photos).was_built
 
 

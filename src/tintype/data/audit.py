@@ -60,7 +60,7 @@ def audit(cache: ImageCache, split: Split, on_progress: OnProgress = silent) -> 
     about_copies, leaked = copies_findings(Placed(cache.index, rows, part), copies)
     findings += [
         *about_copies,
-        *blank_images(cache, rows, looks.contrast),
+        *blank_images(cache, rows, looks.relief),
         *shortcuts(cache, rows[copies.is_first]),
         *odd_shapes(cache, rows),
         *mixed_modes(cache, rows),

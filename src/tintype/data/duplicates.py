@@ -23,8 +23,9 @@ from tintype.data.likeness import LEAST_CONTRAST, SIDE, Looks, mirror_signs, nor
 
 MOST_DIFFERENCE = 0.4
 """Largest difference of two pixels of normalised thumbnails of copies, in standard deviations of the image."""
-MOST_TINT = 20.0
-"""Largest mean difference of the colour differences red - green and blue - green, in grey levels."""
+MOST_TINT, MOST_TINT_ANYWHERE = 20.0, 80.0
+"""Largest difference of the colour differences red - green and blue - green of copies in grey levels, in the mean
+and at any pixel of a thumbnail: a hard compression of a 32-pixel photo stays below."""
 LEAST_CORRELATION = 0.78
 """Correlation of fine detail below which images are never taken for copies."""
 _MOST_LEVEL = 40.0  # difference of the mean grey levels
@@ -66,7 +67,7 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class _Search:
-    """What candidates are searched in: distinct images with some contrast."""
+    """What candidates are searched in: distinct images with something in them."""
 
     images: NDArray[np.uint8]
     rows: NDArray[np.int64]
@@ -82,7 +83,7 @@ def find_duplicates(
 ) -> Duplicates:
     """Find the copies among some rows of a mapped array.
 
-    Images without any contrast are compared by their bytes alone.
+    Images of an even or evenly shaded ground are compared by their bytes alone.
 
     Args:
         images_NHWC: uint8, shape (N, S, S, C).
@@ -92,7 +93,7 @@ def find_duplicates(
     """
     _, first_of, group = np.unique(content_hash[rows], return_index=True, return_inverse=True)
     first = first_of[group].astype(np.int64)
-    places = np.flatnonzero((first == np.arange(len(rows))) & (looks.contrast >= LEAST_CONTRAST))
+    places = np.flatnonzero((first == np.arange(len(rows))) & (looks.relief >= LEAST_CONTRAST))
     if len(places) < 2:
         return Duplicates(first, np.empty((0, 2), np.int64), np.empty(0, np.bool_), np.empty(0, np.bool_))
     spectrum = looks.spectrum[places]
@@ -113,14 +114,14 @@ def find_duplicates(
 
 
 def _radius(search: _Search) -> float:
-    """How far to search: nearer than different images usually are, so that dense data has no flood of candidates.
+    """How far to search: less far than the eighth neighbour usually is, so that dense data bring no flood of candidates.
 
-    Much data is searched less far, which keeps the time from growing with its square: copies that were compressed or
-    scaled again lie within the least distance; only cropped ones are lost.
+    Much data are searched less far, which keeps the time from growing with their square: copies that were compressed
+    or scaled again lie within the least distance; only cropped ones are lost.
     """
-    sample = _evenly(len(search.rows), _SAMPLE // 2)
-    distances, _ = search.tree.query(search.spectrum[sample], k=[min(5, len(search.rows))])
-    farthest = _FARTHEST * min(1.0, (_SEARCHED_FULLY / len(search.rows)) ** 0.5)
+    n = len(search.rows)
+    distances, _ = search.tree.query(search.spectrum[_evenly(n, _SAMPLE // 2)], k=[min(_NEIGHBOURS + 1, n)])
+    farthest = _FARTHEST * min(1.0, (_SEARCHED_FULLY / n) ** 0.5)
     return float(max(_NEAREST, min(0.7 * np.median(distances), farthest)))
 
 
@@ -170,7 +171,7 @@ def _copies(
         ours, theirs = (_thumbnails(search, pairs[:, side], SIDE) for side in (0, 1))
         theirs = np.flip(theirs, axis=2) if is_mirrored else theirs
         is_close[part] = is_copy[part] = _pixels_agree(ours, theirs)
-        unsure = np.flatnonzero(~is_close[part] & (_mean_tint_difference(ours, theirs) <= 2 * MOST_TINT))
+        unsure = np.flatnonzero(~is_close[part] & _have_same_tint(ours, theirs))
         if needed <= 1 and len(unsure):
             ours, theirs = (_detail_thumbnails(search, pairs[unsure, side]) for side in (0, 1))
             theirs = np.flip(theirs, axis=2) if is_mirrored else theirs
@@ -185,8 +186,8 @@ def _pixels_agree(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDA
     difference = np.abs(one - other).max(axis=1) * SIDE  # a unit vector of SIDE x SIDE pixels deviates by 1 / SIDE
     level = np.abs(grey.mean(axis=(1, 2)) - other_grey.mean(axis=(1, 2)))
     ratio = np.maximum(contrast, other_contrast) / np.minimum(contrast, other_contrast)
-    is_same_tint = _mean_tint_difference(ours, theirs) <= MOST_TINT
-    return np.asarray((difference <= MOST_DIFFERENCE) & is_same_tint & (level <= _MOST_LEVEL) & (ratio <= _MOST_RATIO))
+    is_like = (difference <= MOST_DIFFERENCE) & (level <= _MOST_LEVEL) & (ratio <= _MOST_RATIO)
+    return np.asarray(is_like & _have_same_tint(ours, theirs))
 
 
 def _thumbnails(search: _Search, places: NDArray[np.int64], side: int) -> NDArray[np.float32]:
@@ -202,11 +203,13 @@ def _grey(images_NHWC: NDArray[np.float32]) -> NDArray[np.float32]:
     return images_NHWC @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
-def _mean_tint_difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float32]:
+def _have_same_tint(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.bool_]:
     if ours.shape[3] == 1:
-        return np.zeros(len(ours), np.float32)
+        return np.ones(len(ours), np.bool_)
     tints = [images[..., [0, 2]] - images[..., [1]] for images in (ours, theirs)]
-    return np.asarray(np.abs(tints[0] - tints[1]).mean(axis=(1, 2, 3)))
+    difference = np.abs(tints[0] - tints[1])
+    in_mean, anywhere = difference.mean(axis=(1, 2, 3)), difference.max(axis=(1, 2, 3))
+    return np.asarray((in_mean <= MOST_TINT) & (anywhere <= MOST_TINT_ANYWHERE))
 
 
 def _detail_thumbnails(search: _Search, places: NDArray[np.int64]) -> NDArray[np.float32]:

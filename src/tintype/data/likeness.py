@@ -34,11 +34,12 @@ class Looks:
     Attributes:
         spectrum: Lowest frequencies of the thumbnails without the constant one, of unit vectors; float32, shape
             (M, 15). The distance of two rows is at most that of the thumbnails.
-        contrast: Standard deviation of the thumbnails in grey levels, float32, shape (M,).
+        relief: Standard deviation of the thumbnails in grey levels from an even or evenly shaded ground, float32,
+            shape (M,). Images with hardly any are alike without being copies: skies, blank pages.
     """
 
     spectrum: NDArray[np.float32]
-    contrast: NDArray[np.float32]
+    relief: NDArray[np.float32]
 
 
 def measure(images_NHWC: NDArray[np.uint8], rows: NDArray[np.int64], on_progress: OnProgress = silent) -> Looks:
@@ -49,20 +50,23 @@ def measure(images_NHWC: NDArray[np.uint8], rows: NDArray[np.int64], on_progress
         rows: Which images, shape (M,).
         on_progress: Told how many are done.
     """
-    basis = _basis()
+    basis, slopes = _basis(), _slopes()
     spectrum = np.zeros((len(rows), basis.shape[1]), np.float32)
-    contrast = np.zeros(len(rows), np.float32)
+    relief = np.zeros(len(rows), np.float32)
 
     def work(start: int, stop: int, is_stopped: Callable[[], bool]) -> int:
         if is_stopped():
             return 0
         grey = np.stack([thumbnail(images_NHWC[row], SIDE) for row in rows[start:stop]]).astype(np.float32)
-        vectors, contrast[start:stop] = normalised(grey)
+        vectors, contrast = normalised(grey)
         spectrum[start:stop] = vectors @ basis
+        # Of a unit vector's power, what its two slopes do not explain.
+        unexplained = np.square(vectors).sum(axis=1) - np.square(vectors @ slopes).sum(axis=1)
+        relief[start:stop] = np.maximum(contrast, LEAST_CONTRAST) * np.sqrt(np.maximum(unexplained, 0))
         return stop - start
 
     in_slices(len(rows), _SLICE, work, "looking at images", on_progress)
-    return Looks(spectrum, contrast)
+    return Looks(spectrum, relief)
 
 
 def thumbnail(image_HWC: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -102,3 +106,10 @@ def _basis() -> NDArray[np.float32]:
     cosines[0] /= np.sqrt(2)
     planes = np.einsum("vy,hx->yxvh", cosines, cosines)
     return np.ascontiguousarray(planes.reshape(SIDE * SIDE, -1)[:, 1:], dtype=np.float32)
+
+
+def _slopes() -> NDArray[np.float32]:
+    """Unit vectors of thumbnails that brighten evenly downwards and to the right, shape (SIDE^2, 2)."""
+    ramp = np.arange(SIDE) - (SIDE - 1) / 2
+    planes = np.stack([np.repeat(ramp, SIDE), np.tile(ramp, SIDE)], axis=1)
+    return np.asarray(planes / np.linalg.norm(planes, axis=0), dtype=np.float32)

@@ -17,15 +17,15 @@ _VISIBLE = 8  # grey levels
 _BLANK_SHARE = 0.002  # of the pixels
 
 
-def blank_images(cache: ImageCache, rows: NDArray[np.int64], contrast: NDArray[np.float32]) -> list[Finding]:
+def blank_images(cache: ImageCache, rows: NDArray[np.int64], relief: NDArray[np.float32]) -> list[Finding]:
     """Images in which hardly any pixel differs visibly from the others.
 
     Args:
         cache: The images.
         rows: Those to look at, shape (M,).
-        contrast: Deviation of their thumbnails in grey levels, shape (M,); only faint ones are read.
+        relief: Of :class:`tintype.data.likeness.Looks`, shape (M,); only images with hardly any are read.
     """
-    blank = [row for row in rows[contrast < LEAST_CONTRAST].tolist() if _is_blank(cache.images[row])]
+    blank = [row for row in rows[relief < LEAST_CONTRAST].tolist() if _is_blank(cache.images[row])]
     if not blank:
         return []
     return [
