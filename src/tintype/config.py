@@ -139,7 +139,7 @@ class FitConfig(_Section):
     weight_decay: float | None = Field(None, ge=0)
     schedule: ScheduleName = "one_cycle"
     warmup_epochs: float = Field(0.0, ge=0)
-    monitor: Literal["validation_accuracy", "validation_loss"] = "validation_loss"
+    monitor: Literal["validation_accuracy", "validation_loss"] = "validation_accuracy"
     reduce_factor: float = Field(0.5, gt=0, lt=1)
     reduce_patience: int = Field(3, ge=1)
     minimum_learning_rate: float = Field(1e-5, ge=0)

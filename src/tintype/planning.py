@@ -137,8 +137,8 @@ def _learning_rate(config: RunConfig, size: int) -> tuple[float, str]:
 
 
 def _epochs(size: int, images: int) -> tuple[int, str]:
-    """As many epochs as show some 300,000 small or 180,000 large images, from 6 to 100."""
-    shown = 300_000 if size <= 40 else 180_000
+    """As many epochs as show some 430,000 small or 180,000 large images, from 6 to 100."""
+    shown = 430_000 if size <= 40 else 180_000
     epochs = max(6, min(100, round(shown / images)))
     return epochs, f"{images:,} training images: {epochs * images:,} shown in all"
 

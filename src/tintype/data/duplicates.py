@@ -26,7 +26,7 @@ MOST_DIFFERENCE = 0.4
 MOST_TINT, MOST_TINT_ANYWHERE = 20.0, 80.0
 """Largest difference of the colour differences red - green and blue - green of copies in grey levels, in the mean
 and at any pixel of a thumbnail: a hard compression of a 32-pixel photo stays below."""
-LEAST_CORRELATION = 0.78
+LEAST_CORRELATION = 0.75
 """Correlation of fine detail below which images are never taken for copies."""
 _MOST_LEVEL = 40.0  # difference of the mean grey levels
 _MOST_RATIO = 1.5  # of the contrasts
@@ -38,7 +38,9 @@ _PAIRS_AT_ONCE = 512
 _SAMPLE = 1000
 _DETAIL_SIDE = 32
 _DETAIL_BLUR = 2.0
+_MIDDLE_SLACK = np.float32(0.1)
 _STRANGERS_ALIKE = 0.9
+_MARGIN = 0.45
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def find_duplicates(
 
 
 def _radius(search: _Search) -> float:
-    """How far to search: less far than the eighth neighbour usually is, so that dense data bring no flood of candidates.
+    """How far to search: less far than the eighth neighbour usually is, so that dense data bring no flood.
 
     Much data are searched less far, which keeps the time from growing with their square: copies that were compressed
     or scaled again lie within the least distance; only cropped ones are lost.
@@ -154,10 +156,13 @@ def _needed_correlation(search: _Search) -> float:
         if len(strangers):
             ours, theirs = (_detail_thumbnails(search, strangers[:, side]) for side in (0, 1))
             scores.append(_detail_correlation(ours, np.flip(theirs, axis)))
-    most_alike = float(np.quantile(np.concatenate(scores), 0.995)) if scores else 1.0
+    likeness = np.concatenate(scores) if scores else np.ones(1, np.float32)
+    most_alike = float(np.quantile(likeness, 0.995))
     if most_alike >= _STRANGERS_ALIKE:
         return 2.0
-    return max(LEAST_CORRELATION, 1 - 0.45 * (1 - most_alike))
+    # Few strangers may not have shown how alike they can be.
+    margin = _MARGIN * min(1.0, (len(likeness) / _SAMPLE) ** 0.5)
+    return max(LEAST_CORRELATION, 1 - margin * (1 - most_alike))
 
 
 def _copies(
@@ -180,14 +185,21 @@ def _copies(
 
 
 def _pixels_agree(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Whether thumbnails of shape (P, SIDE, SIDE, C) agree everywhere but for a little brightness and contrast."""
-    grey, other_grey = _grey(ours), _grey(theirs)
-    (one, contrast), (other, other_contrast) = normalised(grey), normalised(other_grey)
-    difference = np.abs(one - other).max(axis=1) * SIDE  # a unit vector of SIDE x SIDE pixels deviates by 1 / SIDE
-    level = np.abs(grey.mean(axis=(1, 2)) - other_grey.mean(axis=(1, 2)))
-    ratio = np.maximum(contrast, other_contrast) / np.minimum(contrast, other_contrast)
-    is_like = (difference <= MOST_DIFFERENCE) & (level <= _MOST_LEVEL) & (ratio <= _MOST_RATIO)
-    return np.asarray(is_like & _have_same_tint(ours, theirs))
+    """Whether thumbnails of shape (P, SIDE, SIDE, C) agree everywhere but for a little brightness and contrast.
+
+    The middle has to agree by its own deviation too, or a frame would make any two framed pictures alike.
+    """
+    agree = _have_same_tint(ours, theirs)
+    for edge in (0, SIDE // 4):
+        side = SIDE - 2 * edge
+        grey, other_grey = (_grey(images[:, edge : edge + side, edge : edge + side]) for images in (ours, theirs))
+        (one, contrast), (other, other_contrast) = normalised(grey), normalised(other_grey)
+        difference = np.abs(one - other).max(axis=1) * side  # a unit vector of side x side pixels deviates by 1 / side
+        level = np.abs(grey.mean(axis=(1, 2)) - other_grey.mean(axis=(1, 2)))
+        contrasts = [np.maximum(both, LEAST_CONTRAST) for both in (contrast, other_contrast)]
+        ratio = np.maximum(*contrasts) / np.minimum(*contrasts)
+        agree &= (difference <= MOST_DIFFERENCE) & (level <= _MOST_LEVEL) & (ratio <= _MOST_RATIO)
+    return agree
 
 
 def _thumbnails(search: _Search, places: NDArray[np.int64], side: int) -> NDArray[np.float32]:
@@ -220,20 +232,30 @@ def _detail_thumbnails(search: _Search, places: NDArray[np.int64]) -> NDArray[np
 
 
 def _detail_correlation(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The best correlation of two sets of detail thumbnails over shifts by at most a pixel, shape (P,)."""
+    """The best correlation of two sets of detail thumbnails over shifts by at most a pixel, shape (P,).
+
+    The middle has to correlate about as well as the whole, or a frame would make any two framed pictures alike.
+    """
     side = ours.shape[1]
-    inner = ours[:, 1:-1, 1:-1]
-    # Detail of less than a grey level is noise.
-    least = np.float32(inner[0].size)
-    our_power = np.maximum(np.square(inner).sum(axis=(1, 2)), least)
+    quarter = side // 4
     best = np.full(len(ours), -1, np.float32)
-    for down in range(3):
-        for right in range(3):
-            moved = theirs[:, down : side - 2 + down, right : side - 2 + right]
-            their_power = np.maximum(np.square(moved).sum(axis=(1, 2)), least)
-            overlap = np.einsum("nyx,nyx->n", inner, moved)
-            best = np.maximum(best, overlap / np.sqrt(our_power * their_power))
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            whole, middle = (
+                _correlation(
+                    ours[:, edge : side - edge, edge : side - edge],
+                    theirs[:, edge + down : side - edge + down, edge + right : side - edge + right],
+                )
+                for edge in (1, max(1, quarter))
+            )
+            best = np.maximum(best, np.minimum(whole, middle + _MIDDLE_SLACK))
     return best
+
+
+def _correlation(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float32]:
+    least = np.float32(ours[0].size)  # detail of less than a grey level is noise
+    powers = [np.maximum(np.square(images).sum(axis=(1, 2)), least) for images in (ours, theirs)]
+    return np.asarray(np.einsum("nyx,nyx->n", ours, theirs) / np.sqrt(powers[0] * powers[1]))
 
 
 def _evenly(n: int, most: int) -> NDArray[np.int64]:

@@ -251,7 +251,8 @@ class _Loop:
         )
         progress.history.append(record)
         score = monitored(self.config, record)
-        if self.config.keep == "last" or score > progress.best_score:
+        # Of equal epochs the later is kept: its learning rate is lower, its weights less noisy.
+        if self.config.keep == "last" or score >= progress.best_score:
             progress.best_epoch, progress.best_score = progress.epoch, score
             source = self.average.network if self.average else self.network
             self.best = {name: tensor.detach().clone() for name, tensor in source.state_dict().items()}
