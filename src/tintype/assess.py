@@ -10,7 +10,7 @@ import numpy as np
 
 from tintype.config import DataConfig, RunConfig
 from tintype.data.cache import ImageCache, build_cache
-from tintype.data.shift import compare_statistics, image_statistics, polarity_differs
+from tintype.data.shift import compare_statistics, image_statistics, opposite_polarity
 from tintype.data.sources import read_index, relabel
 from tintype.data.split import Split
 from tintype.environment import describe_environment
@@ -107,16 +107,22 @@ def evaluate_on(
     split = Split(chosen[:0], chosen[:0], chosen, f"{len(chosen):,} images evaluated", ())
     statistics = image_statistics(cache, chosen)
     findings = tuple(sort_findings(compare_statistics(model.statistics, statistics)))
-    invert = polarity_differs(model.statistics, statistics)
-    for finding in findings:
-        watch.on_message(finding.title)
-
+    inverted = np.concatenate(
+        [
+            opposite_polarity(model.statistics, cache.images[rows])
+            for rows in np.array_split(chosen, len(chosen) // 256 + 1)
+        ]
+    )
+    if inverted.any():
+        watch.on_message(
+            f"{inverted.sum():,} of {len(chosen):,} images are inverted, to the polarity of the training images"
+        )
     runtime = replace(start_runtime(device, None, 0), precision="fp32")
     model.network.to(runtime.device)
     flip = bool(model.config.flip_average)
     predictions = predict(
         model.network, cache, chosen, runtime, "test",
-        flip_average=flip, invert=invert, on_progress=watch.on_progress,
+        flip_average=flip, inverted=inverted, on_progress=watch.on_progress,
     )  # fmt: skip
     predictions = calibrated(predictions, model.temperature)
     evaluation = evaluate(predictions)

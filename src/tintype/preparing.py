@@ -59,7 +59,7 @@ def prepare_data(config: RunConfig, watch: Watch) -> Prepared:
     split = make_split(index, cache.usable, plan.config.data)
     watch.on_message(split.description)
     plan = plan_training(plan, len(index.classes), len(split.train))
-    return Prepared(plan, cache, split, audit(cache, split), image_statistics(cache, split.train))
+    return Prepared(plan, cache, split, audit(cache, split, watch.on_progress), image_statistics(cache, split.train))
 
 
 def build(data: Prepared) -> tuple[Network, Runtime, Plan]:

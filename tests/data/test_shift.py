@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from tintype.config import DataConfig
 from tintype.data.cache import ImageCache, build_cache
-from tintype.data.decode import geometry_of
 from tintype.data.index import ImageIndex
 from tintype.data.shift import compare_statistics, dark_on_light, image_statistics, polarity_differs
 from tintype.data.sources import read_index
@@ -29,31 +28,18 @@ PHOTOS = ImageStatistics(
 
 def cache_of(images_NHWC: NDArray[np.uint8]) -> ImageCache:
     n, side, _, channels = images_NHWC.shape
-    color = "rgb" if channels == 3 else "grey"
-    return ImageCache(
-        index=ImageIndex(
-            kind="npz",
-            root=Path("x.npz"),
-            classes=("a", "b"),
-            paths=tuple(f"train/{number:05}" for number in range(n)),
-            labels=np.arange(n) % 2,
-            given_split=np.full(n, -1, dtype=np.int8),
-            groups=None,
-            arrays=images_NHWC,
-            description="",
-        ),
-        geometry=geometry_of(DataConfig.model_validate({"image_size": side, "color": color, "resize": "stretch"})),
-        images=images_NHWC,
-        usable=np.ones(n, dtype=np.bool_),
-        bad={},
-        widths=np.full(n, side, dtype=np.int32),
-        heights=np.full(n, side, dtype=np.int32),
-        modes=("L",) * n,
-        content_hash=np.arange(n, dtype=np.uint64),
-        perceptual_hash=np.arange(n, dtype=np.uint64),
-        fingerprint="",
-        was_built=True,
+    index = ImageIndex(
+        kind="npz",
+        root=Path("x.npz"),
+        classes=("a", "b"),
+        paths=tuple(f"train/{number:05}" for number in range(n)),
+        labels=np.arange(n) % 2,
+        given_split=np.full(n, -1, dtype=np.int8),
+        groups=None,
+        arrays=images_NHWC,
+        description="",
     )
+    return build_cache(index, DataConfig(image_size=side, color="rgb" if channels == 3 else "grey", resize="stretch"))
 
 
 def real_statistics(source: Path, size: int, color: str, resize: str, part: int | None = None) -> ImageStatistics:
@@ -99,7 +85,7 @@ def test_many_images_are_sampled_evenly_and_bad_ones_passed_over() -> None:
     found = image_statistics(cache, np.arange(5000))
     assert found.n == 2000
     assert found.mean == pytest.approx(100)
-    cache.usable[2500:] = False
+    cache = replace(cache, usable=np.arange(5000) < 2500)
     assert image_statistics(cache, np.arange(5000)).mean == 0
 
 

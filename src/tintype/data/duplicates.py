@@ -33,6 +33,7 @@ _MOST_RATIO = 1.5  # of the contrasts
 _NEIGHBOURS = 8
 _NEAREST, _FARTHEST = 0.06, 0.3
 _SEARCHED_FULLY = 20_000  # images
+_ASKED_AT_ONCE = 50_000
 _MOST_PAIRS = 200_000
 _PAIRS_AT_ONCE = 512
 _SAMPLE = 1000
@@ -130,16 +131,22 @@ def _radius(search: _Search) -> float:
 def _neighbours(search: _Search, radius: float, signs: NDArray[np.float32] | None = None) -> NDArray[np.int64]:
     """Pairs (a, b) with a < b of neighbours within the radius, the nearest first; signs reflect the first image."""
     n = len(search.rows)
-    asked = search.spectrum if signs is None else search.spectrum * signs
-    distances, neighbours = search.tree.query(
-        asked, k=range(1, min(_NEIGHBOURS + 1, n) + 1), distance_upper_bound=radius, workers=-1
-    )
-    one = np.broadcast_to(np.arange(n)[:, None], neighbours.shape)
-    is_pair = (neighbours < n) & (neighbours != one)
-    low, high = np.minimum(one, neighbours)[is_pair], np.maximum(one, neighbours)[is_pair]
-    _, once = np.unique(low * n + high, return_index=True)
-    nearest = once[np.argsort(distances[is_pair][once], kind="stable")][:_MOST_PAIRS]
-    return np.stack([low[nearest], high[nearest]], axis=1).astype(np.int64)
+    codes, distances = [], []
+    for start in range(0, n, _ASKED_AT_ONCE):
+        asked = search.spectrum[start : start + _ASKED_AT_ONCE]
+        near, others = search.tree.query(
+            asked if signs is None else asked * signs,
+            k=range(1, min(_NEIGHBOURS + 1, n) + 1),
+            distance_upper_bound=radius,
+            workers=-1,
+        )
+        ours = np.broadcast_to(np.arange(start, start + len(asked))[:, None], others.shape)
+        is_pair = (others < n) & (others != ours)
+        codes.append((np.minimum(ours, others) * n + np.maximum(ours, others))[is_pair])
+        distances.append(near[is_pair])
+    pairs, once = np.unique(np.concatenate(codes), return_index=True)
+    nearest = np.argsort(np.concatenate(distances)[once], kind="stable")[:_MOST_PAIRS]
+    return np.stack(np.divmod(pairs[nearest], n), axis=1).astype(np.int64)
 
 
 def _needed_correlation(search: _Search) -> float:
@@ -162,7 +169,7 @@ def _needed_correlation(search: _Search) -> float:
         return 2.0
     # Few strangers may not have shown how alike they can be.
     margin = _MARGIN * min(1.0, (len(likeness) / _SAMPLE) ** 0.5)
-    return max(LEAST_CORRELATION, 1 - margin * (1 - most_alike))
+    return float(max(LEAST_CORRELATION, 1 - margin * (1 - most_alike)))
 
 
 def _copies(

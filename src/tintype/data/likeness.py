@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.data.headers import in_slices
+from tintype.data.parallel import in_slices
 from tintype.records import OnProgress, silent
 
 SIDE = 16

@@ -70,6 +70,29 @@ def polarity_differs(trained: ImageStatistics, other: ImageStatistics) -> bool:
     return abs(255 - other.border - trained.border) < abs(other.border - trained.border)
 
 
+def opposite_polarity(trained: ImageStatistics, images_NHWC: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which images are negatives of what a model was trained on, so that it should see them inverted.
+
+    Only where the trained images are grey and nearly all of one polarity, such as digits and drawings; never for
+    photos. Where an image's own polarity cannot be told, the ground that is nearer to the trained one decides.
+
+    Args:
+        trained: What the training images look like.
+        images_NHWC: uint8, decoded as for the model.
+
+    Returns:
+        True for images to invert, shape (N,).
+    """
+    if trained.color > 1 - POLARITY_SHARE or 1 - POLARITY_SHARE < trained.dark_on_light < POLARITY_SHARE:
+        return np.zeros(len(images_NHWC), dtype=np.bool_)
+    grey_NHW = _grey(images_NHWC)
+    dark = _dark_on_light(grey_NHW)
+    ground = np.median(_border(grey_NHW), axis=1)
+    is_nearer_inverted = np.abs(255 - ground - trained.border) < np.abs(ground - trained.border)
+    is_opposite = dark == (0.0 if trained.dark_on_light > 0.5 else 1.0)
+    return np.asarray(np.where(np.isnan(dark), is_nearer_inverted, is_opposite), dtype=np.bool_)
+
+
 def compare_statistics(trained: ImageStatistics, other: ImageStatistics) -> list[Finding]:
     """Say in what other images differ from the trained ones so much that a model may fail on them.
 

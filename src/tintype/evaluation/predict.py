@@ -29,7 +29,7 @@ def predict(
     split: SplitName,
     *,
     flip_average: bool = False,
-    invert: bool = False,
+    inverted: NDArray[np.bool_] | None = None,
     on_progress: OnProgress = silent,
 ) -> Predictions:
     """Classify images, each exactly once and in the order given.
@@ -41,7 +41,8 @@ def predict(
         runtime: Device and precision.
         split: The name the predictions carry.
         flip_average: Average each image's probabilities with its mirror image's.
-        invert: Classify the negatives (for dark-on-light images and a light-on-dark network, or the reverse).
+        inverted: Of which images the negative is classified (dark on light for a light-on-dark network, or the
+            reverse), shape (N,).
         on_progress: Called after each batch.
 
     Returns:
@@ -52,7 +53,10 @@ def predict(
     done = 0
     with torch.inference_mode():
         for batch in evaluation_batches(cache, indices, evaluation_batch_size(cache.geometry.size), runtime.device):
-            images_NCHW = 255 - batch.images if invert else batch.images
+            images_NCHW = batch.images
+            if inverted is not None:
+                chosen = torch.from_numpy(inverted[done : done + len(batch.indices)]).to(images_NCHW.device)
+                images_NCHW = torch.where(chosen[:, None, None, None], 255 - images_NCHW, images_NCHW)
             parts.append(_probabilities(network, images_NCHW, runtime, flip_average))
             done += len(batch.indices)
             on_progress(f"classifying the {split} images", done, len(indices))

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tintype.data.decode import decode_image
+from tintype.data.shift import opposite_polarity
 from tintype.data.sources import index_paths
 from tintype.errors import DataError
 from tintype.evaluation.calibration import apply_temperature
@@ -106,6 +107,8 @@ class Predictor:
             return str(error)
 
     def _probabilities(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        negatives = opposite_polarity(self.model.statistics, images_NHWC)
+        images_NHWC = np.where(negatives[:, None, None, None], 255 - images_NHWC, images_NHWC)
         images_NCHW = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2).to(self._runtime.device)
         network = self.model.network
         with torch.inference_mode():
