@@ -81,7 +81,7 @@ def test_every_amount_of_data_gets_a_sensible_recipe(images: int) -> None:
     config = planned([(640, 480)] * 3, ["RGB"] * 3, images=images)
     assert config.fit.epochs is not None
     assert config.fit.batch_size is not None
-    assert 6 <= config.fit.epochs <= 100
+    assert 6 <= config.fit.epochs <= 120
     assert 8 <= config.fit.batch_size <= 64
 
 

@@ -40,7 +40,7 @@ def mistake_gallery(cache: ImageCache, indices: NDArray[np.int64], predictions: 
             "mistakes",
             predictions.paths[row],
             f"is {predictions.classes[labels[row]]}, taken for {predictions.classes[predicted[row]]}"
-            f" ({confidence[row]:.0%})",
+            f" ({100 * confidence[row]:.0f} %)",
             cache.images[indices[row]],
         )
         for row in surest.tolist()
