@@ -193,7 +193,8 @@ def test_a_turn_reads_the_last_object_and_measures_the_process(
     assert rows[1].measures == {"speed": 2.0}
     assert rows[1].details["arguments"] == ["--data", str(tmp_path), "--seed", "1", "--extra"]
     assert rows[1].details["threads"] is None
-    assert 50 < rows[1].peak_rss_mib < 1000
+    # No upper bound: Linux counts the parent's memory at the moment of starting, and a test process may be large.
+    assert rows[1].peak_rss_mib > 50
     assert rows[1].wall_seconds > 0
 
 

@@ -127,8 +127,7 @@ def evaluate_on(
     predictions = calibrated(predictions, model.temperature)
     evaluation = evaluate(predictions)
 
-    name = Path(source).expanduser().resolve().name
-    folder = RunDir(output if output is not None else run_dir.path / "evaluations" / name)
+    folder = RunDir(output if output is not None else _evaluation_folder(run_dir, source))
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.write_json("data.json", data_summary(cache, split, plan, statistics))
     command = f"tintype evaluate {shlex.quote(str(run))} {shlex.quote(source)}"
@@ -155,6 +154,16 @@ def _decode_for(model: Model, source: str, skip_bad: bool, watch: Watch) -> tupl
     index = relabel(read_index(data, minimum_classes=1), model.classes)
     watch.on_message(index.description)
     return build_cache(index, data, watch.on_progress), Plan(RunConfig(data=data), ())
+
+
+def _evaluation_folder(run_dir: RunDir, source: str) -> Path:
+    """A folder named after the data; that of another data set of the same name is left alone."""
+    name = Path(source).expanduser().resolve().name
+    candidate, number = run_dir.path / "evaluations" / name, 1
+    while candidate.exists() and RunDir(candidate).read_json("data.json")["source"] != source:
+        number += 1
+        candidate = run_dir.path / "evaluations" / f"{name}-{number}"
+    return candidate
 
 
 def _judged_images(cache: ImageCache) -> np.ndarray:

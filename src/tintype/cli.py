@@ -241,6 +241,10 @@ def main() -> None:
         # The reader of a pipe (such as head) has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        # A full disk, a folder that cannot be written: the system's words and the file are all there is to say.
+        where = f" ({error.filename})" if error.filename else ""
+        _end(f"tintype: {error.strerror or error}{where}.", USER_ERROR)
 
 
 def _train_and_tell(work: Callable[[Watch], Run], as_json: bool) -> None:

@@ -156,7 +156,7 @@ def _batch_size(size: int, images: int, epochs: int) -> int:
     """A power of two that leaves 20 steps in an epoch and 400 in all, or the weights hardly move."""
     most = 256 if size <= 40 else 64
     fitting = max(8.0, min(images / 20, images * epochs / 400))
-    return min(most, 2 ** int(math.log2(fitting)))
+    return min(most, 1 << int(math.log2(fitting)))
 
 
 def _epochs(size: int, images: int) -> tuple[int, str]:

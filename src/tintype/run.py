@@ -18,6 +18,7 @@ from tintype.evaluation.metrics import evaluate
 from tintype.evaluation.predict import predict
 from tintype.models.network import Network
 from tintype.models.summary import summarize
+from tintype.planning import Plan
 from tintype.preparing import Prepared, build, prepare_data
 from tintype.recording import finish_environment, gallery, new_run_dir, open_run, trained_model
 from tintype.records import EpochRecord, Evaluation, Finding, Predictions, SplitName
@@ -90,6 +91,9 @@ def resume_run(path: Path, watch: Watch = Watch()) -> Run:
     if not (run_dir / "config.toml").is_file():
         raise RunError(f"{path} holds no config.toml: there is nothing to resume. Start with `tintype train DATA`.")
     if run_dir.is_complete:
+        if not (run_dir / "report.html").exists():  # killed between the last figure and the report
+            write_report(run_dir)
+            return load_run(path)
         raise RunError(f"{path} is finished already; its report is {run_dir / 'report.html'}.")
     return _execute(load_config(run_dir / "config.toml"), run_dir, watch)
 
@@ -113,7 +117,20 @@ def _execute(config: RunConfig, run_dir: RunDir, watch: Watch) -> Run:
     open_run(run_dir, plan, data, network, runtime)
     for line in _aligned(plan.choices):
         watch.on_message(line)
+    try:
+        _train_and_evaluate(network, data, plan, runtime, run_dir, watch, started)
+    except RunInterrupted as stopped:
+        raise RunInterrupted(f"{stopped} Go on with: tintype train --resume {run_dir.path}") from None
+    except KeyboardInterrupt:
+        raise RunInterrupted(f"stopped. Go on with: tintype train --resume {run_dir.path}") from None
+    write_report(run_dir)
+    return load_run(run_dir.path)
 
+
+def _train_and_evaluate(
+    network: Network, data: Prepared, plan: Plan, runtime: Runtime, run_dir: RunDir, watch: Watch, started: float
+) -> None:
+    """Everything between an opened run directory and its last file, ``evaluation.json``."""
     training_started = time.monotonic()
     fitted = _fit(network, data, plan.config, runtime, run_dir, watch)
     training_seconds = time.monotonic() - training_started
@@ -130,8 +147,6 @@ def _execute(config: RunConfig, run_dir: RunDir, watch: Watch) -> Run:
     finish_environment(run_dir, fitted, time.monotonic() - started, training_seconds)
     run_dir.write_evaluation(evaluations)
     (run_dir / CHECKPOINT).unlink(missing_ok=True)
-    write_report(run_dir)
-    return load_run(run_dir.path)
 
 
 def _aligned(choices: tuple[tuple[str, str, str], ...]) -> list[str]:
@@ -144,7 +159,7 @@ def _aligned(choices: tuple[tuple[str, str, str], ...]) -> list[str]:
 def _fit(
     network: Network, data: Prepared, config: RunConfig, runtime: Runtime, run_dir: RunDir, watch: Watch
 ) -> Fitted:
-    """Train; whatever ends it early is told with the way to go on, and the directory stays resumable."""
+    """Train, with the history on disk after each epoch; what a loss that is not finite showed is kept as a finding."""
     assert config.fit.epochs is not None
     epochs = config.fit.epochs
     history = run_dir.read_history() if (run_dir / "history.jsonl").exists() else []
@@ -167,8 +182,6 @@ def _fit(
     except NonFiniteError as error:
         run_dir.write_findings((*run_dir.read_findings(), error.finding))
         raise
-    except RunInterrupted as stopped:
-        raise RunInterrupted(f"{stopped} Go on with: tintype train --resume {run_dir.path}") from None
 
 
 def _predict(

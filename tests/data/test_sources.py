@@ -306,3 +306,12 @@ def test_real_sets(shared_data: Callable[[str], Path], name: str, classes: int, 
     assert len(index.classes) == classes
     splits, numbers = np.unique(index.given_split, return_counts=True)
     assert dict(zip(splits.tolist(), numbers.tolist(), strict=True)) == counts
+
+
+def test_runs_left_inside_the_data_folder_are_no_class(tmp_path: Path) -> None:
+    put(tmp_path / "cat/a.png", tmp_path / "dog/b.png")
+    (tmp_path / "runs" / "photos").mkdir(parents=True)
+    (tmp_path / "runs" / "photos" / "config.toml").touch()
+    assert read(tmp_path).classes == ("cat", "dog")
+    (tmp_path / "runs" / "photos" / "config.toml").unlink()
+    assert "runs" in refusal(tmp_path)  # an empty folder of that name is still the user's to explain

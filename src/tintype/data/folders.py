@@ -142,10 +142,15 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _holds_runs(entry: os.DirEntry[str]) -> bool:
+    """True for the ``runs/`` that training inside the data folder leaves there; it is no class."""
+    return entry.name == "runs" and any(Path(entry.path).glob("*/config.toml"))
+
+
 def _folders(root: Path, relative: str = "") -> list[str]:
-    """The visible folders directly below one, naturally sorted, without links that lead back above."""
+    """The visible folders directly below one, naturally sorted, without links that lead back above and earlier runs."""
     folder = root / relative
-    entries = [entry for entry in _entries(folder) if _is_folder(entry)]
+    entries = [entry for entry in _entries(folder) if _is_folder(entry) and not _holds_runs(entry)]
     return natural_sorted(
         entry.name for entry in entries if not (entry.is_symlink() and _leads_back(folder / entry.name, frozenset()))
     )
