@@ -73,8 +73,6 @@ def start_runtime(device: str, threads: int | None, seed: int) -> Runtime:
         raise ConfigError(f"device {name!r} is not here: {torch.cuda.device_count()} CUDA devices. Use --device cpu.")
     count = threads or usable_cores()
     torch.set_num_threads(count)
-    # Numbers too small for the normal format slow a CPU down a hundredfold and change no result.
-    torch.set_flush_denormal(True)
     _keep_freed_memory()
     if chosen.type == "cuda":
         # A resumed run must end bit-identical: only kernels that add up in a fixed order.
