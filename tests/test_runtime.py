@@ -40,7 +40,7 @@ def test_the_probe_leaves_the_network_alone_and_says_what_it_measured() -> None:
     torch.manual_seed(0)
     network = Small()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    runtime = choose_precision(start_runtime("cpu", 1, 0), network, (3, 16, 16), "auto")
+    runtime = choose_precision(start_runtime("cpu", 1, 0), network, (3, 16, 16), 8, "auto")
     assert runtime.precision in ("fp32", "bf16")
     assert "images per second" in runtime.evidence
     for name, tensor in network.state_dict().items():
@@ -56,13 +56,13 @@ def test_bf16_that_disagrees_is_not_taken() -> None:
             offset = 1e4 if logits.dtype == torch.bfloat16 else 0.0
             return (logits + offset) - offset
 
-    runtime = choose_precision(start_runtime("cpu", 1, 0), Cancelling(), (3, 16, 16), "auto")
+    runtime = choose_precision(start_runtime("cpu", 1, 0), Cancelling(), (3, 16, 16), 8, "auto")
     assert runtime.precision == "fp32"
     assert "differ" in runtime.evidence
 
 
 def test_a_set_precision_is_not_measured() -> None:
-    runtime = choose_precision(start_runtime("cpu", 1, 0), Small(), (3, 16, 16), "bf16")
+    runtime = choose_precision(start_runtime("cpu", 1, 0), Small(), (3, 16, 16), 8, "bf16")
     assert (runtime.precision, runtime.evidence) == ("bf16", "as set")
 
 

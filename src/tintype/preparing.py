@@ -80,7 +80,8 @@ def build(data: Prepared) -> tuple[Network, Runtime, Plan]:
     if config.model.weights is not None:
         load_weights(network, Path(config.model.weights).expanduser())
     network.to(device=runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    runtime = choose_precision(runtime, network, data.input_shape, config.precision)
+    assert config.fit.batch_size is not None
+    runtime = choose_precision(runtime, network, data.input_shape, config.fit.batch_size, config.precision)
     plan = _fit_into_memory(data.plan, network, runtime, data.input_shape)
     settled = plan.config.replace({"precision": runtime.precision, "threads": runtime.threads})
     choices = plan.choices

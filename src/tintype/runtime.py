@@ -22,7 +22,7 @@ from tintype.config import PrecisionName
 from tintype.errors import ConfigError
 
 PROBE_PIXELS = 200_000
-"""Pixels in the probe's batch: 6 images of 180 px, or 255 of 28 px; large enough to be representative."""
+"""Most pixels in the probe's batch: 6 images of 180 px, or 255 of 28 px; large enough to be representative."""
 
 AGREEMENT = 0.1
 """Largest difference of bf16 logits from fp32 ones, as a share of the largest fp32 logit."""
@@ -112,7 +112,7 @@ def autocast(device: torch.device, precision: PrecisionName) -> AbstractContextM
 
 
 def choose_precision(
-    runtime: Runtime, network: nn.Module, input_shape: tuple[int, int, int], wanted: PrecisionName
+    runtime: Runtime, network: nn.Module, input_shape: tuple[int, int, int], batch_size: int, wanted: PrecisionName
 ) -> Runtime:
     """Measure a training step of the actual network in fp32 and bf16 and take the faster that agrees.
 
@@ -123,12 +123,13 @@ def choose_precision(
         runtime: What is chosen so far.
         network: Takes uint8 images (N, C, H, W) and gives logits.
         input_shape: (C, H, W).
+        batch_size: Images per training step; fewer are measured where they are large.
         wanted: ``auto`` to measure; otherwise taken as it is.
     """
     if wanted != "auto":
         return replace(runtime, precision=wanted, evidence="as set")
     trial = copy.deepcopy(network)
-    count = max(2, PROBE_PIXELS // (input_shape[1] * input_shape[2]))
+    count = max(2, min(batch_size, PROBE_PIXELS // (input_shape[1] * input_shape[2])))
     generator = torch.Generator().manual_seed(0)
     images_NCHW = torch.randint(0, 256, (count, *input_shape), dtype=torch.uint8, generator=generator)
     images_NCHW = images_NCHW.to(runtime.device).contiguous(memory_format=torch.channels_last)
