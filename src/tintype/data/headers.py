@@ -14,7 +14,7 @@ from tintype.data.index import ImageIndex
 from tintype.data.parallel import in_slices
 from tintype.records import OnProgress, silent
 
-__all__ = ["Headers", "in_slices", "scan_headers"]
+__all__ = ["Headers", "scan_headers"]
 
 _ARRAY_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _SLICE = 64
