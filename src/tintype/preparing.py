@@ -103,7 +103,7 @@ def _fit_into_memory(plan: Plan, network: Network, runtime: Runtime, shape: tupl
     if part == batch_size:
         return Plan(config, plan.choices)
     reason = (
-        f"{needed / 2**20:,.1f} MiB of activations an image, {free / 2**30:,.1f} GiB free; gradients are added up, "
+        f"{needed / 2**20:,.1f} MiB of activations an image, {free / 2**20:,.0f} MiB free; gradients are added up, "
         f"so a step still counts {batch_size} images"
     )
     return Plan(config, (*plan.choices, ("fit.micro_batch", str(part), reason)))
