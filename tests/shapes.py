@@ -1,4 +1,4 @@
-"""A small image set that is easily told apart: rings and frames."""
+"""Images for tests: rings and frames that are easily told apart, and textures that look like photos."""
 
 from __future__ import annotations
 
@@ -30,3 +30,15 @@ def draw_shape(name: str, random: np.random.Generator) -> NDArray[np.uint8]:
         distance = np.maximum(abs(y - centre_y), abs(x - centre_x))
     grey = np.where(abs(distance - radius) < 1.5, 200.0, 60.0) + random.normal(0, 12, size=(24, 24))
     return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def textures(count: int, side: int = 64, seed: int = 0) -> NDArray[np.uint8]:
+    """Coloured images with the spectrum of photos: power falls with the square of the frequency."""
+    random = np.random.default_rng(seed)
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
+    frequency[0, 0] = 1
+    waves = random.normal(size=(count, side, side)) + 1j * random.normal(size=(count, side, side))
+    grey = np.fft.ifft2(waves / frequency[None], axes=(1, 2)).real
+    grey *= 45 / grey.std(axis=(1, 2), keepdims=True)
+    tint = random.normal(0, 12, size=(count, 1, 1, 3))
+    return np.clip(grey[..., None] + 125 + tint, 0, 255).astype(np.uint8)

@@ -98,3 +98,5 @@ def test_evaluations_of_two_sets_of_one_name_do_not_overwrite_each_other(shapes_
     assert second.path.name == "more-2"
     assert first.original == run.evaluation
     assert again.evaluation == first.evaluation
+    (first.path / "data.json").unlink()  # as a kill would have left it
+    assert tt.evaluate(run.path, tmp_path / "here" / "more", device="cpu").path == first.path

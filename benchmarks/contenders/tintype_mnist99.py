@@ -23,6 +23,7 @@ from tintype.evaluation.predict import predict
 from tintype.preparing import Prepared, build, prepare_data
 from tintype.records import EpochRecord
 from tintype.training.fit import fit
+from tintype.training.optim import import_optimizers_ahead
 from tintype.watch import Watch
 
 
@@ -36,6 +37,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = {"data.source": f"{arguments.data}/mnist", "device": "cpu", "seed": arguments.seed}
     seconds, curve = 0.0, []
+    import_optimizers_ahead()  # as a run does while it reads the files
     for epochs in range(arguments.epochs, arguments.epochs + arguments.tries):
         data = prepare_data(RunConfig().replace(settings | {"fit.epochs": epochs}), Watch())
         attempt = Attempt(arguments.target)

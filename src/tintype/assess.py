@@ -10,6 +10,7 @@ import numpy as np
 
 from tintype.config import DataConfig, RunConfig
 from tintype.data.cache import ImageCache, build_cache
+from tintype.data.index import SPLIT_IDS
 from tintype.data.shift import compare_statistics, image_statistics, opposite_polarity
 from tintype.data.sources import read_index, relabel
 from tintype.data.split import Split
@@ -23,13 +24,10 @@ from tintype.preparing import prepare_data
 from tintype.recording import data_summary, gallery
 from tintype.records import DataSummary, Evaluation, Finding
 from tintype.report import write_evaluation_report
-from tintype.rundir import RunDir, sort_findings
+from tintype.rundir import RunDir, numbered, sort_findings
 from tintype.runtime import start_runtime
 from tintype.serving.model import Model, load_model
 from tintype.watch import Watch
-
-TEST = 2
-"""The code of the test split in an index."""
 
 
 @dataclass(frozen=True)
@@ -158,18 +156,18 @@ def _decode_for(model: Model, source: str, skip_bad: bool, watch: Watch) -> tupl
 
 def _evaluation_folder(run_dir: RunDir, source: str) -> Path:
     """A folder named after the data; that of another data set of the same name is left alone."""
-    name = Path(source).expanduser().resolve().name
-    candidate, number = run_dir.path / "evaluations" / name, 1
-    while candidate.exists() and RunDir(candidate).read_json("data.json")["source"] != source:
-        number += 1
-        candidate = run_dir.path / "evaluations" / f"{name}-{number}"
-    return candidate
+
+    def is_anothers(folder: Path) -> bool:
+        # A folder without data.json is what a killed evaluation left; it is written over.
+        return (folder / "data.json").exists() and RunDir(folder).read_json("data.json")["source"] != source
+
+    return numbered(run_dir.path / "evaluations" / Path(source).expanduser().resolve().name, is_anothers)
 
 
 def _judged_images(cache: ImageCache) -> np.ndarray:
     index = cache.index
     labelled = cache.usable & (index.labels >= 0)
-    test = labelled & (index.given_split == TEST)
+    test = labelled & (index.given_split == SPLIT_IDS["test"])
     chosen = np.flatnonzero(test if test.any() else labelled)
     if not len(chosen):
         raise DataError(f"{index.root} holds no labelled image that can be read, so nothing can be evaluated.")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +53,6 @@ def prepare_data(config: RunConfig, watch: Watch) -> Prepared:
     """
     index = read_index(config.data)
     watch.on_message(index.description)
-    _import_optimizers_ahead()
     headers = scan_headers(index, config.data, watch.on_progress)
     plan = plan_data(config, index, headers)
     cache = build_cache(index, plan.config.data, watch.on_progress)
@@ -63,11 +60,6 @@ def prepare_data(config: RunConfig, watch: Watch) -> Prepared:
     watch.on_message(split.description)
     plan = plan_training(plan, len(index.classes), len(split.train))
     return Prepared(plan, cache, split, audit(cache, split, watch.on_progress), image_statistics(cache, split.train))
-
-
-def _import_optimizers_ahead() -> None:
-    """Import what PyTorch's optimisers ask for when the first is made: 1.1 seconds that decoding can hide."""
-    threading.Thread(target=importlib.import_module, args=("torch._dynamo",)).start()
 
 
 def build(data: Prepared) -> tuple[Network, Runtime, Plan]:

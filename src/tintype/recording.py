@@ -20,7 +20,7 @@ from tintype.models.network import Network
 from tintype.planning import Plan
 from tintype.preparing import Prepared
 from tintype.records import DataSummary, Finding, GalleryImage, ImageStatistics, Predictions
-from tintype.rundir import RunDir, write_text
+from tintype.rundir import RunDir, numbered, write_text
 from tintype.runtime import Runtime, peak_memory_mb
 from tintype.serving.model import Model
 from tintype.training.fit import Fitted
@@ -39,12 +39,7 @@ def new_run_dir(output: Path | None, source: Path) -> RunDir:
             remedy = f"Take another name, or go on with `tintype train --resume {output}`."
             raise RunError(f"{output} exists already and is not empty. {remedy}")
         return RunDir(output)
-    name = source.stem or "run"
-    candidate, number = Path("runs") / name, 1
-    while candidate.exists():
-        number += 1
-        candidate = Path("runs") / f"{name}-{number}"
-    return RunDir(candidate)
+    return RunDir(numbered(Path("runs") / (source.stem or "run"), Path.exists))
 
 
 def open_run(run_dir: RunDir, plan: Plan, data: Prepared, network: Network, runtime: Runtime) -> None:

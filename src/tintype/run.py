@@ -28,6 +28,7 @@ from tintype.runtime import Runtime
 from tintype.serving.model import save_model
 from tintype.training.checkpoint import CHECKPOINT
 from tintype.training.fit import Fitted, fit
+from tintype.training.optim import import_optimizers_ahead
 from tintype.training.tensorboard import epoch_writer
 from tintype.watch import Watch
 
@@ -112,6 +113,7 @@ def load_run(path: Path) -> Run:
 def _execute(config: RunConfig, run_dir: RunDir, watch: Watch) -> Run:
     """A run from its settings to its report; goes on from the directory's checkpoint where there is one."""
     started = time.monotonic()
+    import_optimizers_ahead()
     data = prepare_data(config, watch)
     network, runtime, plan = build(data)
     open_run(run_dir, plan, data, network, runtime)

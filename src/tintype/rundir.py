@@ -12,7 +12,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -70,6 +70,15 @@ def cache_folder() -> Path:
     """The user's folder for decoded images: ``TINTYPE_CACHE``, or the platform's cache folder."""
     given = os.environ.get("TINTYPE_CACHE")
     return Path(given) if given else Path(platformdirs.user_cache_dir("tintype", appauthor=False))
+
+
+def numbered(path: Path, is_taken: Callable[[Path], bool]) -> Path:
+    """The path, or else the first of ``NAME-2``, ``NAME-3``, ... that is not taken."""
+    candidate, number = path, 1
+    while is_taken(candidate):
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
 
 
 def source_hash() -> str:

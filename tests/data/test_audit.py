@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
+from shapes import textures
 
 from tintype.config import DataConfig
 from tintype.data.audit import Audit, audit
@@ -19,23 +19,11 @@ from tintype.records import Finding
 SIDE = 48
 
 
-def textures(count: int, seed: int, side: int = SIDE) -> NDArray[np.uint8]:
-    """Coloured images with the spectrum of photos: power falls with the square of the frequency."""
-    random = np.random.default_rng(seed)
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
-    frequency[0, 0] = 1
-    waves = random.normal(size=(count, side, side)) + 1j * random.normal(size=(count, side, side))
-    grey = np.fft.ifft2(waves / frequency[None], axes=(1, 2)).real
-    grey *= 45 / grey.std(axis=(1, 2), keepdims=True)
-    tint = random.normal(0, 12, size=(count, 1, 1, 3))
-    return np.clip(grey[..., None] + 125 + tint, 0, 255).astype(np.uint8)
-
-
 def write(root: Path, counts: dict[str, int]) -> Path:
     """Folders such as ``train/cat`` with so many PNGs, all different."""
     for seed, (folder, count) in enumerate(counts.items()):
         (root / folder).mkdir(parents=True)
-        for number, pixels in enumerate(textures(count, seed)):
+        for number, pixels in enumerate(textures(count, SIDE, seed)):
             Image.fromarray(pixels).save(root / folder / f"{number:03}.png")
     return root
 
@@ -216,7 +204,7 @@ def test_missing_test_set_is_said(tmp_path: Path) -> None:
 
 def test_odd_shapes_small_images_and_modes_are_said(tmp_path: Path) -> None:
     root = write(tmp_path / "data", PLAIN)
-    wide = textures(1, 50, 400)[0]
+    wide = textures(1, side=400, seed=50)[0]
     Image.fromarray(wide[:100]).save(root / "train/cat/wide.png")
     Image.fromarray(wide[:20, :20]).save(root / "train/cat/tiny.png")
     Image.fromarray(wide[:50, :50, 0]).save(root / "train/cat/grey.png")

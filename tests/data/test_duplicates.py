@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from shapes import textures
 from sklearn.datasets import load_digits
 
 from tintype.config import DataConfig
@@ -16,18 +17,6 @@ from tintype.data.likeness import measure, mirror_signs, thumbnail, upside_down_
 from tintype.data.sources import read_index
 
 Image = NDArray[np.uint8]
-
-
-def textures(count: int, side: int = 64, seed: int = 0) -> Image:
-    """Coloured images with the spectrum of photos: power falls with the square of the frequency."""
-    random = np.random.default_rng(seed)
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
-    frequency[0, 0] = 1
-    waves = random.normal(size=(count, side, side)) + 1j * random.normal(size=(count, side, side))
-    grey = np.fft.ifft2(waves / frequency[None], axes=(1, 2)).real
-    grey *= 45 / grey.std(axis=(1, 2), keepdims=True)
-    tint = random.normal(0, 12, size=(count, 1, 1, 3))
-    return np.clip(grey[..., None] + 125 + tint, 0, 255).astype(np.uint8)
 
 
 def compressed(image: Image, quality: int) -> Image:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
+import threading
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +25,11 @@ ONE_CYCLE_START = 0.1
 
 MINIMUM_GAIN = 1e-4
 """A monitored value must get better by more than this to count as an improvement."""
+
+
+def import_optimizers_ahead() -> None:
+    """Import what PyTorch's optimisers ask for when the first is made: 1.1 seconds that decoding can hide."""
+    threading.Thread(target=importlib.import_module, args=("torch._dynamo",)).start()
 
 
 def make_optimizer(network: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
