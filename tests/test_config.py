@@ -65,7 +65,7 @@ def test_later_settings_win(tmp_path: Path) -> None:
     [
         ({"fit.epoch": 3}, "no setting 'fit.epoch'. There are: epochs, batch_size"),
         ({"fit.epochs": 0}, "fit.epochs: input should be greater than or equal to 1. Got 0"),
-        ({"fit.optimizer": "lion"}, "'sgd', 'adam', 'adamw', 'rmsprop' or 'adadelta'. Got 'lion'"),
+        ({"fit.optimizer": "lion"}, "'sgd', 'adam', 'adamw', 'rmsprop', 'adadelta' or 'lbfgs'. Got 'lion'"),
         ({"seed.x": 1}, "seed is a single value"),
         ({"fit.learning_rate": float("nan")}, "fit.learning_rate"),
     ],

@@ -20,7 +20,7 @@ SourceKind = Literal["auto", "folder", "manifest", "idx", "npz"]
 ResizePolicy = Literal["auto", "stretch", "crop", "pad"]
 ColorMode = Literal["auto", "grey", "rgb"]
 AugmentPolicy = Literal["auto", "none", "light", "photo", "digits"]
-OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "adadelta"]
+OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "adadelta", "lbfgs"]
 ScheduleName = Literal["constant", "cosine", "one_cycle", "reduce_on_plateau"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
 
@@ -28,7 +28,12 @@ PrecisionName = Literal["auto", "fp32", "bf16"]
 OPTIONS: dict[str, str] = {
     "model": "model.name",
     "layers": "model.layers",
+    "backbone": "model.backbone",
+    "cut": "model.cut",
+    "head": "model.head",
     "weights": "model.weights",
+    "freeze": "model.freeze",
+    "depth": "model.depth",
     "standardize": "model.standardize",
     "image_size": "data.image_size",
     "resize": "data.resize",
@@ -41,6 +46,9 @@ OPTIONS: dict[str, str] = {
     "optimizer": "fit.optimizer",
     "learning_rate": "fit.learning_rate",
     "schedule": "fit.schedule",
+    "views": "fit.views",
+    "head_epochs": "fit.head_epochs",
+    "feature_cache": "fit.feature_cache",
     "augment": "augment.policy",
     "seed": "seed",
     "device": "device",
@@ -113,15 +121,32 @@ AUGMENT_POLICIES: dict[str, dict[str, Any]] = {
 
 
 class ModelConfig(_Section):
-    """Which network. ``name`` is one of the zoo or ``module:function``; ``layers`` is a network text."""
+    """Which network: a ``name`` (of the zoo, or ``module:function``), a text of ``layers``, or a ``backbone``.
+
+    A backbone is a trained network without its classifier; ``head`` says what stands between it and the output layer.
+    """
 
     name: str | None = None
     layers: str | None = None
+    backbone: str | None = Field(None, description="a network of timm, or of the zoo with weights from elsewhere")
+    backbone_arguments: dict[str, bool | int | float | str] | None = Field(
+        None, description="what timm is to construct the backbone with; comes with the weights"
+    )
+    cut: str | None = Field(None, description="last layer of the backbone to use; None: all but its classifier")
+    head: str | None = Field(None, description="layers between backbone and output, in the layer language")
+    freeze: int | str | None = Field(
+        None, description="what of the backbone does not train: all, none, its first N layers, or up to a layer's name"
+    )
+    depth: int | Literal["all"] | None = Field(
+        None, description="train the backbone's last N layers; instead of freeze"
+    )
     output: Literal["auto", "softmax"] = Field("auto", description="auto: one sigmoid unit for two classes")
     standardize: Literal["none", "channel", "pixel"] = Field(
         "channel", description="subtract the mean and divide by the deviation of the training images"
     )
-    weights: str | None = Field(None, description="a .safetensors file to start from")
+    weights: str | None = Field(
+        None, description="auto: pretrained weights for a backbone; none: random; or a .safetensors file to start from"
+    )
     flip_average: bool | None = Field(None, description="average each prediction with the mirrored image's")
 
 
@@ -150,6 +175,30 @@ class FitConfig(_Section):
     early_stopping: int | None = Field(None, ge=1, description="epochs without improvement before stopping")
     keep: Literal["best", "last"] = "best"
     checkpoint_seconds: float = Field(20.0, ge=0, description="at least this long between two checkpoints")
+    views: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="versions of each training image that frozen layers see: itself and changed ones",
+    )
+    feature_cache: bool = Field(True, description="run frozen layers once and keep their output on disk")
+    feature_cache_gb: float = Field(20.0, gt=0, description="most that all kept features together may take on disk")
+    backbone_rate: float = Field(0.1, gt=0, le=1, description="learning rate of the backbone as a share of the head's")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the rate from each layer to the one below it")
+    head_epochs: int | None = Field(None, ge=0, description="epochs in which the head trains alone, before the rest")
+
+
+class HeadsConfig(_Section):
+    """Many heads trained at once on the same features: every combination of these, each with every seed.
+
+    The best by its mean validation loss over the seeds becomes the model's head.
+    """
+
+    learning_rate: tuple[float, ...] = ()
+    weight_decay: tuple[float, ...] = (0.0,)
+    width: tuple[int, ...] = Field((0,), description="units of a hidden layer with ReLU; 0: none")
+    dropout: tuple[float, ...] = (0.0,)
+    seeds: int = Field(1, ge=1, le=100)
 
 
 class RunConfig(_Section):
@@ -159,6 +208,7 @@ class RunConfig(_Section):
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     fit: FitConfig = FitConfig()
+    heads: HeadsConfig | None = None
     seed: int = Field(0, ge=0, lt=2**32)
     device: str = "auto"
     precision: PrecisionName = "auto"

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from tintype.config import FitConfig
+from tintype.errors import ConfigError
 from tintype.records import EpochRecord
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -58,6 +59,8 @@ def make_optimizer(network: nn.Module, config: FitConfig) -> torch.optim.Optimiz
             return torch.optim.RMSprop(groups, lr=rate, alpha=config.rho, eps=1e-7, foreach=True)
         case "adadelta":
             return torch.optim.Adadelta(groups, lr=rate, rho=config.rho, eps=1e-7, foreach=True)
+        case "lbfgs":
+            raise ConfigError("lbfgs fits an output layer on features that do not change; take adamw or sgd here.")
 
 
 def learning_rate_at(config: FitConfig, step: int, steps_per_epoch: int, history: Sequence[EpochRecord]) -> float:
