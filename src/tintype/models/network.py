@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
+
+BACKBONE = "backbone"
+"""Name of the backbone among the modules of a body."""
 
 OutputKind = Literal["sigmoid", "softmax"]
 
@@ -35,6 +39,7 @@ class Network(nn.Module):
     Attributes:
         mean: Buffer of shape (C, 1, 1) or (C, H, W), scale 0..1.
         std: Likewise.
+        frozen: Names of the modules that do not train.
     """
 
     mean: Tensor
@@ -56,6 +61,7 @@ class Network(nn.Module):
         self.body = body
         self.head = head
         self.l2 = dict(l2 or {})
+        self.frozen: tuple[str, ...] = ()
         self.register_buffer("mean", statistic(mean, 0.0, input_shape))
         self.register_buffer("std", statistic(std, 1.0, input_shape))
         if self.mean.shape != self.std.shape:
@@ -99,6 +105,25 @@ class Network(nn.Module):
             return logits_NK.softmax(dim=1)
         return torch.cat([torch.sigmoid(-logits_NK), torch.sigmoid(logits_NK)], dim=1)
 
+    def freeze(self, names: Iterable[str]) -> None:
+        """Let these modules, and no others, be frozen: no gradient, and always in inference mode.
+
+        A frozen BatchNorm keeps its statistics and never uses those of a batch, so that the frozen part gives the
+        same output in training and in evaluation (keras#9522).
+        """
+        self.requires_grad_(True)
+        self.frozen = tuple(names)
+        for name in self.frozen:
+            self.get_submodule(name).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode of everything that is not frozen."""
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
+
     def l2_penalties(self) -> list[tuple[nn.Parameter, float]]:
         """Parameters with the factor of their penalty; the loss grows by ``factor * sum(parameter ** 2)``."""
         return [(self.get_parameter(name), factor) for name, factor in self.l2.items()]
@@ -114,6 +139,30 @@ class Network(nn.Module):
         self.output = output_kind(classes, output)
         weight = self.head.weight
         self.head = make_head(self.head.in_features, classes, self.output).to(weight.device, weight.dtype)
+
+
+class Tail(Network):
+    """The part of a network behind a cut, which shares its parameters: features in, logits out.
+
+    Args:
+        network: The whole.
+        back: What lies behind the cut in the backbone; None where the whole backbone lies before it.
+        feature_shape: Shape of what crosses the cut, without the batch axis.
+    """
+
+    def __init__(self, network: Network, back: nn.Module | None, feature_shape: tuple[int, ...]) -> None:
+        assert isinstance(network.body, nn.Sequential)
+        layers = OrderedDict((name, part) for name, part in network.body.named_children() if name != BACKBONE)
+        if back is not None:
+            layers = OrderedDict([(BACKBONE, back), *layers.items()])
+        super().__init__(nn.Sequential(layers), network.head, network.output, network.input_shape, l2=network.l2)
+        self.feature_shape = feature_shape
+        present = {name for name, _ in self.named_modules()}
+        self.frozen = tuple(name for name in network.frozen if name in present)
+
+    def standardize(self, images_NCHW: Tensor) -> Tensor:
+        """Features are taken as they are."""
+        return images_NCHW
 
 
 def output_kind(classes: int, output: Literal["auto", "softmax"]) -> OutputKind:
