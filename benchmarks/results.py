@@ -76,9 +76,10 @@ class Ratio:
 
     Attributes:
         contender: The other one.
-        value: Ratio of the two figures; None where one of them has no value.
-        low: Smallest ratio within one round.
-        high: Largest ratio within one round.
+        value: Ratio of the two figures, or their difference (above 0: tintype is better) where the measure compares
+            differences; None where one of them has no value.
+        low: Smallest within one round.
+        high: Largest within one round.
         required: Ratio asked for, if any.
         aim: Ratio hoped for, if any.
     """
@@ -158,7 +159,8 @@ def _rounds(rows: Sequence[Row], workload: str, key: str, ours: str, theirs: str
 
 
 def _ahead(ours: float, theirs: float, measure: Measure) -> float:
-    return ours / theirs if measure.higher_is_better else theirs / ours
+    better, worse = (ours, theirs) if measure.higher_is_better else (theirs, ours)
+    return better - worse if measure.compared == "difference" else better / worse
 
 
 def format_section(heading: str, rows: Sequence[Row], workloads: Iterable[Workload], machine: dict[str, str]) -> str:
@@ -189,18 +191,25 @@ def _table(rows: Sequence[Row], workload: Workload, measure: Measure) -> list[st
             f"{_number(figure.low)} to {_number(figure.high)}" if figure.reached else "-",
             str(figure.n),
             f"{figure.peak_rss_mib:.0f}",
-            *_ratio_cells(ahead.get(figure.contender)),
+            *_ratio_cells(ahead.get(figure.contender), measure),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
 
-def _ratio_cells(ratio: Ratio | None) -> tuple[str, str]:
+def _ratio_cells(ratio: Ratio | None, measure: Measure) -> tuple[str, str]:
     if ratio is None:
         return "", ""
-    value = "-" if ratio.value is None else f"{ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})"
+    if ratio.value is None:
+        value = "-"
+    elif measure.compared == "difference":
+        value = f"{ratio.value:+.2f} {measure.unit} ({ratio.low:+.2f} to {ratio.high:+.2f})"
+    else:
+        value = f"{ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})"
     if ratio.required is None:
         return value, ""
+    if measure.compared == "difference":
+        return value, f"at least {ratio.required:+g} {measure.unit}: {ratio.verdict}"
     aim = "" if ratio.aim is None else f", aim {ratio.aim:g}x"
     return value, f"{ratio.required:g}x{aim}: {ratio.verdict}"
 

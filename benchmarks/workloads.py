@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
+
+from layouts import lay_out_xrays
+
+WEIGHTS = "mobilenetv2_100_imagenet.safetensors"
+"""What contenders that need weights find in the weights folder."""
 
 
 @dataclass(frozen=True)
@@ -15,12 +22,14 @@ class Contender:
         peer: Whose environment it runs in: ``tintype``, ``keras`` or ``torchvision``.
         script: Path relative to this folder.
         arguments: Added to ``--data DIR --seed N``.
+        needs_weights: ``--weights DIR`` is added as well.
     """
 
     name: str
     peer: Literal["tintype", "keras", "torchvision"]
     script: str
     arguments: tuple[str, ...] = ()
+    needs_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,8 +43,9 @@ class Measure:
         unit: Unit of the figure.
         higher_is_better: False for seconds.
         average: How repeats are put together.
-        required: Contender to the ratio by which tintype must be ahead of it.
+        required: Contender to the ratio by which tintype must be ahead of it; to a difference where those are compared.
         aim: Contender to the ratio that is hoped for.
+        compared: Ratios, or the differences of figures such as accuracies.
     """
 
     letter: str
@@ -46,6 +56,7 @@ class Measure:
     average: Literal["median", "mean"] = "median"
     required: dict[str, float] = field(default_factory=dict)
     aim: dict[str, float] = field(default_factory=dict)
+    compared: Literal["ratio", "difference"] = "ratio"
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,10 @@ class Workload:
     measures: tuple[Measure, ...]
     files: str = ""
     """Folder below the data folder whose files are dropped from memory before each turn."""
+    rounds: int = 5
+    """How often, where the command line does not say."""
+    layout: Callable[[Path, Path], object] | None = None
+    """Makes a data folder for one turn, its second argument, out of the whole; the contender gets that one."""
 
 
 WORKLOADS: tuple[Workload, ...] = (
@@ -151,5 +166,161 @@ WORKLOADS: tuple[Workload, ...] = (
                 aim={"Keras": 40.0},
             ),
         ),
+    ),
+    Workload(
+        "xrays",
+        (
+            Contender("tintype", "tintype", "contenders/tintype_xrays.py"),
+            Contender("Keras, 36 of 40 epochs extrapolated", "keras", "peers/keras_xrays.py"),
+        ),
+        (
+            Measure(
+                "e",
+                "seconds",
+                "(e) From X-ray files to a tested network: VGG16 frozen, a dense head, 40 epochs",
+                "s",
+                higher_is_better=False,
+                required={"Keras, 36 of 40 epochs extrapolated": 40.0},
+            ),
+        ),
+        rounds=3,
+        layout=lay_out_xrays,
+    ),
+    Workload(
+        "last_stage_mobilenetv2",
+        (
+            Contender(
+                "tintype", "tintype", "contenders/tintype_last_stage.py", ("--network", "mobilenetv2_100"), True
+            ),
+            Contender(
+                "tintype, nothing kept",
+                "tintype",
+                "contenders/tintype_last_stage.py",
+                ("--network", "mobilenetv2_100", "--no-feature-cache"),
+                True,
+            ),
+        ),
+        (
+            Measure(
+                "f",
+                "mobilenetv2_images_per_second",
+                "(f) Training the last stage of MobileNetV2, 224 px, batch 64",
+                "images/s",
+                higher_is_better=True,
+                required={"tintype, nothing kept": 3.5},
+            ),
+        ),
+        rounds=3,
+    ),
+    Workload(
+        "last_stage_vgg16",
+        (
+            Contender("tintype", "tintype", "contenders/tintype_last_stage.py", ("--network", "vgg16")),
+            Contender(
+                "tintype, nothing kept",
+                "tintype",
+                "contenders/tintype_last_stage.py",
+                ("--network", "vgg16", "--no-feature-cache"),
+            ),
+        ),
+        (
+            Measure(
+                "f",
+                "vgg16_images_per_second",
+                "(f) Training the last stage of VGG16, 224 px, batch 32",
+                "images/s",
+                higher_is_better=True,
+                required={"tintype, nothing kept": 3.5},
+            ),
+        ),
+        rounds=3,
+    ),
+    Workload(
+        "heads",
+        (
+            Contender("tintype", "tintype", "contenders/tintype_heads.py", needs_weights=True),
+            Contender(
+                "tintype, one setting", "tintype", "contenders/tintype_heads.py", ("--rates", "1", "--decays", "1"), True
+            ),
+        ),
+        (
+            Measure(
+                "g",
+                "settings_per_second",
+                "(g) 32 settings of a linear head on 1,280 features together, 30 epochs of 1,800 images",
+                "settings/s",
+                higher_is_better=True,
+                required={"tintype, one setting": round(32 / 3, 2)},
+            ),
+            Measure(
+                "g",
+                "hidden_settings_per_second",
+                "(g) The same with 64 hidden units",
+                "settings/s",
+                higher_is_better=True,
+            ),
+        ),
+    ),
+    Workload(
+        "features",
+        (
+            Contender("tintype", "tintype", "contenders/tintype_features.py", needs_weights=True),
+            Contender("torchvision + timm", "torchvision", "peers/torchvision_features.py"),
+            Contender("Keras", "keras", "peers/keras_features.py"),
+        ),
+        (
+            Measure(
+                "h",
+                "cold_images_per_second",
+                "(h) Features of MobileNetV2 at 224 px, from JPEG files",
+                "images/s",
+                higher_is_better=True,
+                required={"torchvision + timm": 1.6, "Keras": 3.0},
+            ),
+            Measure(
+                "h",
+                "warm_images_per_second",
+                "(h) The same, tintype from its cache of decoded images",
+                "images/s",
+                higher_is_better=True,
+                required={"torchvision + timm": 1.9},
+            ),
+        ),
+        files="cats_dogs/train",
+    ),
+    Workload(
+        "views",
+        (
+            Contender("tintype", "tintype", "contenders/tintype_views.py", needs_weights=True),
+            Contender(
+                "tintype, changed anew each epoch",
+                "tintype",
+                "contenders/tintype_views.py",
+                ("--no-feature-cache",),
+                True,
+            ),
+        ),
+        (
+            Measure(
+                "i",
+                "training_seconds",
+                "(i) A head on augmented cats and dogs, 16 epochs: 8 kept views against new ones each epoch",
+                "s",
+                higher_is_better=False,
+                average="mean",
+                required={"tintype, changed anew each epoch": 5.0},
+            ),
+            Measure(
+                "i",
+                "test_accuracy",
+                "(i) Test accuracy of the same, 1,000 images, a seed a round",
+                "%",
+                higher_is_better=True,
+                average="mean",
+                required={"tintype, changed anew each epoch": -0.5},
+                compared="difference",
+            ),
+        ),
+        rounds=3,
     ),
 )

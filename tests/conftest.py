@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from shapes import make_shapes
+
+# No test asks the model hub, and what a developer keeps as weights must not change what is chosen.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("TINTYPE_WEIGHTS", None)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

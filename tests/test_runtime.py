@@ -7,7 +7,17 @@ import torch
 from torch import nn
 
 from tintype.errors import ConfigError
-from tintype.runtime import available_memory, choose_precision, peak_memory_mb, start_runtime, usable_cores
+from tintype.runtime import (
+    available_memory,
+    choose_inference_precision,
+    choose_precision,
+    peak_memory_mb,
+    probe_images,
+    start_runtime,
+    usable_cores,
+)
+
+INPUTS = probe_images((3, 16, 16), 8, torch.device("cpu"))
 
 
 class Small(nn.Module):
@@ -40,7 +50,7 @@ def test_the_probe_leaves_the_network_alone_and_says_what_it_measured() -> None:
     torch.manual_seed(0)
     network = Small()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    runtime = choose_precision(start_runtime("cpu", 1, 0), network, (3, 16, 16), 8, "auto")
+    runtime = choose_precision(start_runtime("cpu", 1, 0), network, INPUTS, "auto")
     assert runtime.precision in ("fp32", "bf16")
     assert "images per second" in runtime.evidence
     for name, tensor in network.state_dict().items():
@@ -56,14 +66,34 @@ def test_bf16_that_disagrees_is_not_taken() -> None:
             offset = 1e4 if logits.dtype == torch.bfloat16 else 0.0
             return (logits + offset) - offset
 
-    runtime = choose_precision(start_runtime("cpu", 1, 0), Cancelling(), (3, 16, 16), 8, "auto")
+    runtime = choose_precision(start_runtime("cpu", 1, 0), Cancelling(), INPUTS, "auto")
     assert runtime.precision == "fp32"
     assert "differ" in runtime.evidence
 
 
 def test_a_set_precision_is_not_measured() -> None:
-    runtime = choose_precision(start_runtime("cpu", 1, 0), Small(), (3, 16, 16), 8, "bf16")
+    runtime = choose_precision(start_runtime("cpu", 1, 0), Small(), INPUTS, "bf16")
     assert (runtime.precision, runtime.evidence) == ("bf16", "as set")
+
+
+def test_frozen_layers_are_measured_and_must_agree() -> None:
+    class Shifted(Small):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images) + 100
+
+    runtime, network = start_runtime("cpu", 1, 0), Small().eval()
+    precision, evidence = choose_inference_precision(runtime, {"fp32": network, "bf16": network}, INPUTS)
+    assert precision in ("fp32", "bf16")
+    assert "images per second" in evidence
+    precision, evidence = choose_inference_precision(runtime, {"fp32": network, "bf16": Shifted().eval()}, INPUTS)
+    assert precision == "fp32"
+    assert "differ" in evidence
+
+
+def test_the_probe_has_as_many_images_as_fit() -> None:
+    assert probe_images((3, 16, 16), 8, torch.device("cpu")).shape == (8, 3, 16, 16)
+    assert probe_images((3, 600, 600), 64, torch.device("cpu")).shape[0] == 2
+    assert probe_images((3, 200, 200), 64, torch.device("cpu"), 400_000).shape[0] == 10
 
 
 def test_memory_figures() -> None:

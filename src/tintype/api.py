@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tintype.assess import Assessment, Check, evaluate_on
 from tintype.assess import check as _check
-from tintype.config import ModelConfig, make_config
+from tintype.config import OPTIONS, ModelConfig, RunConfig, load_config, make_config
 from tintype.demo import write_digits
 from tintype.errors import ConfigError
 from tintype.models import zoo
 from tintype.models.build import build_network
+from tintype.models.import_weights import ImportedWeights
+from tintype.models.import_weights import import_weights as _import_weights
 from tintype.models.summary import summarize
+from tintype.planning.transfer import usual_size
 from tintype.records import ModelSummary
 from tintype.report import write_report
 from tintype.run import Run, resume_run, start_run
@@ -102,37 +105,92 @@ def report(run: StrPath) -> Path:
     return write_report(run_dir)
 
 
-def summary(
-    model: str, *, image_size: int | None = None, classes: int | None = None, color: str = "auto"
-) -> ModelSummary:
-    """The layer table of a network of the zoo, of a text in the layer language, or of ``module:function``.
+def import_weights(
+    source: StrPath,
+    output: StrPath,
+    *,
+    backbone: str | None = None,
+    mean: str | Sequence[float] | None = None,
+    std: str | Sequence[float] | None = None,
+    image_size: int | None = None,
+) -> ImportedWeights:
+    """Turn somebody's weights (.pth, .pt, .bin) into a .safetensors file that says how to use it.
 
     Args:
-        model: A name, ``module:function``, or the path of a text file.
+        source: Read with ``torch.load(weights_only=True)``: nothing in it is executed.
+        output: The file to write.
+        backbone: The network they are for; they are checked against it.
+        mean: Of the images that they were trained on, in 0..1, per channel; text has commas between them.
+        std: Their standard deviation, likewise.
+        image_size: Side of those images in pixels.
+
+    Raises:
+        TintypeError: With one line that says what is wrong and what to do.
+    """
+    return _import_weights(
+        Path(source), Path(output), architecture=backbone, mean=_figures(mean, "mean"), std=_figures(std, "std"),
+        image_size=image_size,
+    )  # fmt: skip
+
+
+def summary(
+    model: StrPath | None = None,
+    *,
+    image_size: int | None = None,
+    classes: int | None = None,
+    color: str = "auto",
+    **options: Any,
+) -> ModelSummary:
+    """The layer table of a network.
+
+    Args:
+        model: A name of the zoo, ``module:function``, the path of a text in the layer language, or of settings
+            (.toml); None with ``backbone``.
         image_size: Side in pixels; by default what the network was made for.
         classes: By default what the network was made for.
         color: ``grey`` or ``rgb``; by default what the network was made for.
+        **options: ``backbone``, ``head``, ``cut``, ``freeze``, ``depth``.
 
     Raises:
         ConfigError: There is no such network, or a size that it needs is not given.
         LayerError: The text cannot be built; the message names the line.
     """
-    named = model in zoo.names()
-    if named:
-        entry = zoo.find(model)
-        config = ModelConfig(name=model)
+    config = _network_settings(model, options)
+    channels = 3
+    if config.model.backbone is not None:
+        image_size = image_size or config.data.image_size or usual_size(config.model.backbone)
+    elif config.model.layers is None and config.model.name is not None and ":" not in config.model.name:
+        entry = zoo.find(config.model.name)
         image_size, classes = image_size or entry.image_size, classes or entry.classes
-        channels = entry.channels if color == "auto" else _channels(color)
+        channels = entry.channels
+    if image_size is None or classes is None:
+        missing = "--image-size and --classes" if image_size is None else "--classes"
+        raise ConfigError(f"{model or config.model.backbone} does not say what it was made for: give {missing}.")
+    shape = (channels if color == "auto" else _channels(color), image_size, image_size)
+    return summarize(build_network(config.model, shape, classes), shape)
+
+
+def _network_settings(model: StrPath | None, options: Mapping[str, Any]) -> RunConfig:
+    """Settings that name the network that ``model`` stands for."""
+    file = Path(model).expanduser() if model is not None else None
+    if file is not None and file.is_file() and file.suffix == ".toml":
+        config = load_config(file)
+    elif file is not None and file.is_file():
+        config = RunConfig(model=ModelConfig(layers=file.read_text(encoding="utf-8")))
     else:
-        file = Path(model).expanduser()
-        config = ModelConfig(layers=file.read_text(encoding="utf-8")) if file.is_file() else ModelConfig(name=model)
-        if config.layers is None and ":" not in model:
-            zoo.find(model)  # raises with the names that are close
-        if image_size is None or classes is None:
-            raise ConfigError(f"{model} does not say what it was made for: give --image-size and --classes.")
-        channels = 3 if color == "auto" else _channels(color)
-    shape = (channels, image_size, image_size)
-    return summarize(build_network(config, shape, classes), shape)
+        config = RunConfig(model=ModelConfig(name=None if model is None else str(model)))
+    return config.replace({OPTIONS[name]: value for name, value in options.items() if value is not None})
+
+
+def _figures(value: str | Sequence[float] | None, name: str) -> tuple[float, ...] | None:
+    if not isinstance(value, str):
+        return None if value is None else tuple(value)
+    try:
+        return tuple(float(word) for word in value.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"{name} must be numbers with commas between them, such as 0.5,0.5,0.5. Got {value!r}."
+        ) from None
 
 
 def _channels(color: str) -> int:

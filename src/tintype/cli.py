@@ -39,7 +39,15 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="run directo
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout, nothing else")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="any setting, such as fit.ema=0.999")]
 Model = Annotated[str | None, typer.Option(help="a network of the zoo, or module:function")]
-Weights = Annotated[str | None, typer.Option(help="a .safetensors file to start from")]
+Backbone = Annotated[list[str] | None, typer.Option(help="a pretrained network of timm; several are compared")]
+Head = Annotated[str | None, typer.Option(help='layers behind the backbone: "flatten; dense 256 relu; dropout 0.3"')]
+Cut = Annotated[str | None, typer.Option(help="use the backbone up to this layer only")]
+Freeze = Annotated[str | None, typer.Option(help="what of the backbone stays as it is: all, none, a number, a layer")]
+Depth = Annotated[str | None, typer.Option(help="train the backbone's last N layers, or all")]
+Views = Annotated[int | None, typer.Option(help="versions of each image that frozen layers see, once")]
+HeadEpochs = Annotated[int | None, typer.Option(help="epochs in which the head trains alone first")]
+Weights = Annotated[str | None, typer.Option(help="auto (pretrained), none (random), or a .safetensors file")]
+NoFeatureCache = Annotated[bool, typer.Option("--no-feature-cache", help="run frozen layers again in every epoch")]
 ImageSize = Annotated[int | None, typer.Option(help="side in pixels")]
 Resize = Annotated[str | None, typer.Option(help="stretch, crop or pad")]
 Epochs = Annotated[int | None, typer.Option(help="passes over the training images")]
@@ -72,7 +80,15 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="go on with a run that was stopped")] = None,
     config: Annotated[Path | None, typer.Option(help="settings, such as another run's config.toml")] = None,
     model: Model = None,
+    backbone: Backbone = None,
     weights: Weights = None,
+    head: Head = None,
+    cut: Cut = None,
+    freeze: Freeze = None,
+    depth: Depth = None,
+    views: Views = None,
+    head_epochs: HeadEpochs = None,
+    no_feature_cache: NoFeatureCache = False,
     image_size: ImageSize = None,
     resize: Resize = None,
     epochs: Epochs = None,
@@ -90,7 +106,9 @@ def train(
 ) -> None:
     """Train on DATA: check, decode once, split, fit, evaluate, report."""
     options = {
-        "model": model, "weights": weights, "image_size": image_size, "resize": resize, "epochs": epochs,
+        "model": model, "weights": weights, "head": head, "cut": cut, "freeze": freeze, "depth": depth,
+        "views": views, "head_epochs": head_epochs, "feature_cache": False if no_feature_cache else None,
+        "backbone": backbone[0] if backbone else None, "image_size": image_size, "resize": resize, "epochs": epochs,
         "batch_size": batch_size, "learning_rate": learning_rate, "optimizer": optimizer, "augment": augment,
         "seed": seed, "device": device, "skip_bad": skip_bad or None, "allow_small": allow_small or None,
         "tensorboard": tensorboard or None,
@@ -187,9 +205,43 @@ def predict(
         _fail(f"{images} could not be read; see the output for the reasons.")
 
 
+@app.command(name="import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="somebody's weights: .pth, .pt, .bin or .safetensors")],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".safetensors file to write")],
+    backbone: Annotated[str | None, typer.Option(help="the network they are for, by timm's name")] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="of the images they were trained on, 0..1: 0.485,0.456,0.406")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="standard deviation, likewise")] = None,
+    image_size: ImageSize = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn somebody's weights into a .safetensors file that says how to use it; nothing in it is executed."""
+    from tintype import api
+    from tintype.console import error_console
+
+    imported = api.import_weights(source, output, backbone=backbone, mean=mean, std=std, image_size=image_size)
+    if as_json:
+        _print_json(imported)
+        return
+    error_console.print(
+        f"{imported.path}: {imported.tensors:,} tensors, {imported.parameters:,} numbers. Use it with: "
+        f"tintype train DATA --weights {imported.path}",
+        soft_wrap=True,
+    )
+
+
 @app.command()
 def summary(
-    model: Annotated[str | None, typer.Argument(help="zoo name, module:function, or a text file of layers")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="zoo name, module:function, a text file of layers, or settings (.toml)")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="a network of timm instead")] = None,
+    head: Head = None,
+    cut: Cut = None,
+    freeze: Freeze = None,
+    depth: Depth = None,
     image_size: ImageSize = None,
     classes: Annotated[int | None, typer.Option(help="number of classes")] = None,
     color: Annotated[str, typer.Option(help="grey or rgb")] = "auto",
@@ -202,12 +254,15 @@ def summary(
 
         typer.echo("\n".join(zoo.names()))
         return
-    if model is None:
-        _fail("name a network, or --list to see the names.")
+    if (model is None) == (backbone is None):
+        _fail("name a network or a --backbone, or --list to see the names.")
     from tintype import api
     from tintype.console import show_summary
 
-    table = api.summary(model, image_size=image_size, classes=classes, color=color)
+    table = api.summary(
+        model, image_size=image_size, classes=classes, color=color, backbone=backbone, head=head, cut=cut,
+        freeze=freeze, depth=depth,
+    )  # fmt: skip
     if as_json:
         _print_json(table)
     else:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tintype.errors import ConfigError
 
@@ -120,6 +120,11 @@ AUGMENT_POLICIES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def _number_or_word(value: object) -> object:
+    """On a command line a number of layers is text like a layer's name."""
+    return int(value) if isinstance(value, str) and value.isdecimal() and value.isascii() else value
+
+
 class ModelConfig(_Section):
     """Which network: a ``name`` (of the zoo, or ``module:function``), a text of ``layers``, or a ``backbone``.
 
@@ -134,10 +139,10 @@ class ModelConfig(_Section):
     )
     cut: str | None = Field(None, description="last layer of the backbone to use; None: all but its classifier")
     head: str | None = Field(None, description="layers between backbone and output, in the layer language")
-    freeze: int | str | None = Field(
+    freeze: Annotated[int | str | None, BeforeValidator(_number_or_word)] = Field(
         None, description="what of the backbone does not train: all, none, its first N layers, or up to a layer's name"
     )
-    depth: int | Literal["all"] | None = Field(
+    depth: Annotated[int | Literal["all"] | None, BeforeValidator(_number_or_word)] = Field(
         None, description="train the backbone's last N layers; instead of freeze"
     )
     output: Literal["auto", "softmax"] = Field("auto", description="auto: one sigmoid unit for two classes")
@@ -157,7 +162,9 @@ class FitConfig(_Section):
     batch_size: int | None = Field(None, ge=1, description="images per optimiser step")
     micro_batch: int | None = Field(None, ge=1, description="images per forward pass; None: what fits")
     steps_per_epoch: int | None = Field(None, ge=1, description="None: every training image once")
-    optimizer: OptimizerName = "adamw"
+    optimizer: OptimizerName | None = Field(
+        None, description="lbfgs fits the output layer alone, on features that do not change"
+    )
     learning_rate: float | None = Field(None, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD's momentum, Adam's beta1")
     rho: float = Field(0.95, ge=0, lt=1, description="decay of RMSprop's and Adadelta's squared averages")
@@ -182,8 +189,11 @@ class FitConfig(_Section):
         description="versions of each training image that frozen layers see: itself and changed ones",
     )
     feature_cache: bool = Field(True, description="run frozen layers once and keep their output on disk")
+    feature_precision: PrecisionName = "auto"
     feature_cache_gb: float = Field(20.0, gt=0, description="most that all kept features together may take on disk")
-    backbone_rate: float = Field(0.1, gt=0, le=1, description="learning rate of the backbone as a share of the head's")
+    backbone_rate: float | None = Field(
+        None, gt=0, le=1, description="learning rate of the backbone as a share of the head's"
+    )
     layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the rate from each layer to the one below it")
     head_epochs: int | None = Field(None, ge=0, description="epochs in which the head trains alone, before the rest")
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from tintype.config import RunConfig
+from tintype.config import ModelConfig, RunConfig
 from tintype.data.audit import Audit, audit
 from tintype.data.cache import ImageCache, build_cache, scan_headers
 from tintype.data.shift import image_statistics
 from tintype.data.sources import read_index
 from tintype.data.split import Split, make_split
 from tintype.data.standardize import pixel_statistics
-from tintype.models.build import build_network
-from tintype.models.network import Network
+from tintype.models.backbones import load_backbone
+from tintype.models.build import backbone_of, build_network, freeze_setting
+from tintype.models.graph import Boundary, find_boundary
+from tintype.models.network import Network, Tail
+from tintype.models.pretrained import find_weights
 from tintype.models.weights import load_weights
 from tintype.planning import Plan, plan_data, plan_training
 from tintype.records import ImageStatistics
-from tintype.runtime import Runtime, available_memory, choose_precision, start_runtime
+from tintype.runtime import Runtime, available_memory, choose_precision, probe_images, start_runtime
+from tintype.training.features import CutNetwork, choose_front_precision, cut_network
 from tintype.training.memory import activation_bytes, largest_micro_batch
 from tintype.watch import Watch
 
@@ -62,40 +67,114 @@ def prepare_data(config: RunConfig, watch: Watch) -> Prepared:
     return Prepared(plan, cache, split, audit(cache, split, watch.on_progress), image_statistics(cache, split.train))
 
 
-def build(data: Prepared) -> tuple[Network, Runtime, Plan]:
-    """The network with its first weights, how it is computed, and the plan with batch and precision settled."""
-    config, cache = data.plan.config, data.cache
+@dataclass(frozen=True)
+class Built:
+    """A network that is ready to be trained.
+
+    Attributes:
+        network: The whole.
+        cut: It in two parts, where frozen layers are to be run once; None where every layer sees every batch.
+        runtime: How what trains is computed.
+        plan: With batch and precision settled.
+    """
+
+    network: Network
+    cut: CutNetwork | None
+    runtime: Runtime
+    plan: Plan
+
+    @property
+    def trained(self) -> Network:
+        """What the training loop runs: the part behind the cut, or the whole."""
+        return self.network if self.cut is None else self.cut.tail
+
+
+def build(data: Prepared) -> Built:
+    """The network with its first weights, cut where it is frozen, and how it is computed.
+
+    Raises:
+        ConfigError: The settings do not fit the network, or its weights do not.
+    """
+    plan, config = data.plan, data.plan.config
     runtime = start_runtime(config.device, config.threads, config.seed)
-    mean, deviation = pixel_statistics(cache, data.split.train, config.model.standardize)
-    torch.manual_seed(config.seed)
-    network = build_network(config.model, data.input_shape, len(cache.index.classes), mean, deviation)
-    if config.model.weights is not None:
-        load_weights(network, Path(config.model.weights).expanduser())
+    network = _network(data)
     network.to(device=runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    boundary = boundary_of(network, config.model)
+    cut = cut_network(network, boundary) if boundary is not None and config.fit.feature_cache else None
+    if boundary is not None and boundary.frozen:
+        plan = plan.noted("model.freeze", f"{boundary.frozen} of {boundary.layers} layers", _what_is_frozen(boundary))
+    if cut is not None:
+        wanted = config.fit.feature_precision
+        precision, evidence = choose_front_precision(cut, runtime, data.input_shape, wanted)
+        plan = plan.settled("fit.feature_precision", precision, evidence if wanted == "auto" else None)
+    plan, runtime = _settle_computing(plan, network if cut is None else cut.tail, runtime, data.input_shape)
+    return Built(network, cut, runtime, plan)
+
+
+def boundary_of(network: Network, config: ModelConfig) -> Boundary | None:
+    """Where the network's backbone is frozen; None for a network without one."""
+    backbone = backbone_of(network)
+    return None if backbone is None else find_boundary(backbone, freeze_setting(config, backbone))
+
+
+def _network(data: Prepared) -> Network:
+    """The network on the CPU, with pretrained weights where there are any and else random ones."""
+    config, cache = data.plan.config, data.cache
+    model, classes = config.model, len(cache.index.classes)
+    source = None if model.backbone is None else find_weights(model.backbone, model.weights)
+    if source is None:
+        mean, deviation = pixel_statistics(cache, data.split.train, model.standardize)
+    else:
+        mean, deviation = np.array(source.mean), np.array(source.std)
+    torch.manual_seed(config.seed)
+    network = build_network(model, data.input_shape, classes, mean, deviation)
+    backbone = backbone_of(network)
+    if backbone is not None and source is not None:
+        load_backbone(backbone, source.path)
+    elif backbone is None and model.weights not in (None, "auto", "none"):
+        load_weights(network, Path(model.weights).expanduser())
+    return network
+
+
+def _what_is_frozen(boundary: Boundary) -> str:
+    if boundary.is_everything:
+        return "the backbone stays as it is"
+    return f"up to {boundary.name}; the rest of the backbone trains"
+
+
+def _settle_computing(
+    plan: Plan, trained: Network, runtime: Runtime, input_shape: tuple[int, int, int]
+) -> tuple[Plan, Runtime]:
+    """Choose precision and micro-batch for what trains."""
+    config = plan.config
+    if config.fit.optimizer == "lbfgs":
+        runtime = replace(runtime, precision="fp32", evidence="the output layer is fitted in fp32")
+        return plan.settled("precision", "fp32").settled("threads", runtime.threads), runtime
     assert config.fit.batch_size is not None
-    runtime = choose_precision(runtime, network, data.input_shape, config.fit.batch_size, config.precision)
-    plan = _fit_into_memory(data.plan, network, runtime, data.input_shape)
-    settled = plan.config.replace({"precision": runtime.precision, "threads": runtime.threads})
-    choices = plan.choices
-    if config.precision == "auto":
-        choices = (*choices, ("precision", runtime.precision, runtime.evidence))
-    return network, runtime, Plan(settled, choices)
+    if isinstance(trained, Tail):
+        inputs = torch.rand(max(2, config.fit.batch_size), *trained.feature_shape, device=runtime.device)
+        inputs = inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
+    else:
+        inputs = probe_images(input_shape, config.fit.batch_size, runtime.device)
+    runtime = choose_precision(runtime, trained, inputs, config.precision)
+    reason = runtime.evidence if config.precision == "auto" else None
+    plan = plan.settled("precision", runtime.precision, reason).settled("threads", runtime.threads)
+    return _fit_into_memory(plan, trained, runtime, inputs[:2]), runtime
 
 
-def _fit_into_memory(plan: Plan, network: Network, runtime: Runtime, shape: tuple[int, int, int]) -> Plan:
+def _fit_into_memory(plan: Plan, network: Network, runtime: Runtime, inputs: torch.Tensor) -> Plan:
     """Choose the part of a batch that goes through the network at once."""
     batch_size = plan.config.fit.batch_size
     assert batch_size is not None
     if plan.config.fit.micro_batch is not None:
         return plan
-    needed = activation_bytes(network, shape, runtime)
+    needed = activation_bytes(network, inputs, runtime)
     free = available_memory(runtime.device, plan.config.memory_gb)
     part = largest_micro_batch(batch_size, needed, free)
-    config = plan.config.replace({"fit.micro_batch": part})
     if part == batch_size:
-        return Plan(config, plan.choices)
+        return plan.settled("fit.micro_batch", part)
     reason = (
         f"{needed / 2**20:,.1f} MiB of activations an image, {free / 2**20:,.0f} MiB free; gradients are added up, "
         f"so a step still counts {batch_size} images"
     )
-    return Plan(config, (*plan.choices, ("fit.micro_batch", str(part), reason)))
+    return plan.settled("fit.micro_batch", part, reason)

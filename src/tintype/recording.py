@@ -6,16 +6,18 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.config import RunConfig
+from tintype.config import ModelConfig, RunConfig
 from tintype.data.cache import ImageCache
 from tintype.data.split import Split
 from tintype.environment import describe_environment
 from tintype.errors import RunError
 from tintype.gallery import augmented_gallery, mistake_gallery
+from tintype.learning import Learnt
 from tintype.models.network import Network
 from tintype.planning import Plan
 from tintype.preparing import Prepared
@@ -116,11 +118,23 @@ def gallery(
     return [*mistakes, *augmented_gallery(cache, split.train, config.augment, config.seed)]
 
 
-def trained_model(network: Network, data: Prepared, config: RunConfig, temperature: float) -> Model:
+def tried(learnt: Learnt) -> dict[str, Any]:
+    """``penalties.json`` or ``heads.json``: what was tried before the output layer or the head was chosen."""
+    content: dict[str, Any] = {}
+    if (logistic := learnt.logistic) is not None:
+        content["penalties.json"] = {"chosen": logistic.penalty, "folds": logistic.folds, "trials": logistic.trials}
+    if (heads := learnt.heads) is not None:
+        content["heads.json"] = {"best": heads.best(), "heads": heads.results}
+    return content
+
+
+def trained_model(
+    network: Network, data: Prepared, config: RunConfig, architecture: ModelConfig, temperature: float
+) -> Model:
     """The network with everything needed to use it."""
     return Model(
         network=network,
-        config=config.model,
+        config=architecture,
         classes=data.cache.index.classes,
         geometry=data.cache.geometry,
         statistics=data.statistics,

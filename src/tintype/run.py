@@ -10,24 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype.config import RunConfig, load_config
-from tintype.data.cache import ImageCache
-from tintype.data.split import Split
 from tintype.errors import NonFiniteError, RunError, RunInterrupted
 from tintype.evaluation.calibration import calibrated, fit_temperature
 from tintype.evaluation.metrics import evaluate
 from tintype.evaluation.predict import predict
-from tintype.models.network import Network
+from tintype.learning import Learnt, learn
 from tintype.models.summary import summarize
-from tintype.planning import Plan
-from tintype.preparing import Prepared, build, prepare_data
-from tintype.recording import finish_environment, gallery, new_run_dir, open_run, trained_model
+from tintype.preparing import Built, Prepared, build, prepare_data
+from tintype.recording import finish_environment, gallery, new_run_dir, open_run, trained_model, tried
 from tintype.records import EpochRecord, Evaluation, Finding, Predictions, SplitName
 from tintype.report import write_report
 from tintype.rundir import RunDir
-from tintype.runtime import Runtime
 from tintype.serving.model import save_model
 from tintype.training.checkpoint import CHECKPOINT
-from tintype.training.fit import Fitted, fit
 from tintype.training.optim import import_optimizers_ahead
 from tintype.training.tensorboard import epoch_writer
 from tintype.watch import Watch
@@ -115,12 +110,12 @@ def _execute(config: RunConfig, run_dir: RunDir, watch: Watch) -> Run:
     started = time.monotonic()
     import_optimizers_ahead()
     data = prepare_data(config, watch)
-    network, runtime, plan = build(data)
-    open_run(run_dir, plan, data, network, runtime)
-    for line in _aligned(plan.choices):
+    built = build(data)
+    open_run(run_dir, built.plan, data, built.network, built.runtime)
+    for line in _aligned(built.plan.choices):
         watch.on_message(line)
     try:
-        _train_and_evaluate(network, data, plan, runtime, run_dir, watch, started)
+        _train_and_evaluate(built, data, run_dir, watch, started)
     except RunInterrupted as stopped:
         raise RunInterrupted(f"{stopped} Go on with: tintype train --resume {run_dir.path}") from None
     except KeyboardInterrupt:
@@ -129,24 +124,24 @@ def _execute(config: RunConfig, run_dir: RunDir, watch: Watch) -> Run:
     return load_run(run_dir.path)
 
 
-def _train_and_evaluate(
-    network: Network, data: Prepared, plan: Plan, runtime: Runtime, run_dir: RunDir, watch: Watch, started: float
-) -> None:
+def _train_and_evaluate(built: Built, data: Prepared, run_dir: RunDir, watch: Watch, started: float) -> None:
     """Everything between an opened run directory and its last file, ``evaluation.json``."""
+    config = built.plan.config
     training_started = time.monotonic()
-    fitted = _fit(network, data, plan.config, runtime, run_dir, watch)
+    learnt = _learn(built, data, run_dir, watch)
     training_seconds = time.monotonic() - training_started
 
-    predictions, temperature = _predict(fitted.network, data.cache, data.split, plan.config, runtime, watch)
+    predictions, temperature = _predict(built, learnt, data, watch)
     leaked = np.isin(data.split.test, data.audit.leaked_test)
     evaluations = [evaluate(item, leaked=leaked if item.split == "test" else None) for item in predictions]
 
-    save_model(run_dir, trained_model(fitted.network, data, plan.config, temperature))
-    run_dir.write_history(fitted.history)
+    save_model(run_dir, trained_model(built.network, data, config, learnt.model_config(config.model), temperature))
     run_dir.write_predictions(predictions)
-    run_dir.write_json("summary.json", summarize(fitted.network, data.input_shape))
-    run_dir.write_json("gallery.json", gallery(data.cache, data.split, predictions, plan.config))
-    finish_environment(run_dir, fitted, time.monotonic() - started, training_seconds)
+    run_dir.write_json("summary.json", summarize(built.network, data.input_shape))
+    run_dir.write_json("gallery.json", gallery(data.cache, data.split, predictions, config))
+    for name, content in tried(learnt).items():
+        run_dir.write_json(name, content)
+    finish_environment(run_dir, learnt.fitted, time.monotonic() - started, training_seconds)
     run_dir.write_evaluation(evaluations)
     (run_dir / CHECKPOINT).unlink(missing_ok=True)
 
@@ -158,16 +153,12 @@ def _aligned(choices: tuple[tuple[str, str, str], ...]) -> list[str]:
     return [f"{setting:<{settings}}  {value:<{values}}  {reason}" for setting, value, reason in choices]
 
 
-def _fit(
-    network: Network, data: Prepared, config: RunConfig, runtime: Runtime, run_dir: RunDir, watch: Watch
-) -> Fitted:
+def _learn(built: Built, data: Prepared, run_dir: RunDir, watch: Watch) -> Learnt:
     """Train, with the history on disk after each epoch; what a loss that is not finite showed is kept as a finding."""
-    assert config.fit.epochs is not None
-    epochs = config.fit.epochs
     history = run_dir.read_history() if (run_dir / "history.jsonl").exists() else []
-    write_events = epoch_writer(run_dir / "tensorboard") if config.tensorboard else None
+    write_events = epoch_writer(run_dir / "tensorboard") if built.plan.config.tensorboard else None
 
-    def on_epoch(record: EpochRecord) -> None:
+    def on_epoch(record: EpochRecord, epochs: int) -> None:
         # A resumed run goes on from its checkpoint, which may be older than the last row.
         history[:] = [*(row for row in history if row.epoch < record.epoch), record]
         run_dir.write_history(history)
@@ -176,21 +167,17 @@ def _fit(
         watch.on_epoch(record, epochs)
 
     try:
-        return fit(
-            network, data.cache, data.split, config.fit, config.augment, runtime,
-            checkpoint=run_dir / CHECKPOINT, on_epoch=on_epoch, on_progress=watch.on_progress,
-            should_stop=watch.should_stop,
-        )  # fmt: skip
+        return learn(built, data, run_dir / CHECKPOINT, watch, on_epoch)
     except NonFiniteError as error:
         run_dir.write_findings((*run_dir.read_findings(), error.finding))
         raise
 
 
-def _predict(
-    network: Network, cache: ImageCache, split: Split, config: RunConfig, runtime: Runtime, watch: Watch
-) -> tuple[list[Predictions], float]:
+def _predict(built: Built, learnt: Learnt, data: Prepared, watch: Watch) -> tuple[list[Predictions], float]:
     """Calibrated predictions of all splits, test first, and the temperature fitted on the validation images."""
-    flip = bool(config.model.flip_average)
+    split, flip = data.split, bool(built.plan.config.model.flip_average)
+    # What frozen layers said is kept of the images as they are; their mirror images go through the whole network.
+    network, inputs = (built.network, data.cache) if flip else (learnt.fitted.network, learnt.inputs)
     step = max(1, -(-len(split.train) // TRAINING_IMAGES_EVALUATED))
     parts: dict[SplitName, NDArray[np.int64]] = {
         "test": split.test,
@@ -198,7 +185,7 @@ def _predict(
         "train": split.train[::step],
     }
     raw = {
-        name: predict(network, cache, part, runtime, name, flip_average=flip, on_progress=watch.on_progress)
+        name: predict(network, inputs, part, built.runtime, name, flip_average=flip, on_progress=watch.on_progress)
         for name, part in parts.items()
         if len(part)
     }

@@ -11,6 +11,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,9 +112,7 @@ def autocast(device: torch.device, precision: PrecisionName) -> AbstractContextM
     return nullcontext()
 
 
-def choose_precision(
-    runtime: Runtime, network: nn.Module, input_shape: tuple[int, int, int], batch_size: int, wanted: PrecisionName
-) -> Runtime:
+def choose_precision(runtime: Runtime, network: nn.Module, inputs: torch.Tensor, wanted: PrecisionName) -> Runtime:
     """Measure a training step of the actual network in fp32 and bf16 and take the faster that agrees.
 
     On some CPUs and shapes bf16 is many times slower than fp32, on others twice as fast; only a measurement
@@ -121,19 +120,15 @@ def choose_precision(
 
     Args:
         runtime: What is chosen so far.
-        network: Takes uint8 images (N, C, H, W) and gives logits.
-        input_shape: (C, H, W).
-        batch_size: Images per training step; fewer are measured where they are large.
+        network: Takes the inputs and gives logits.
+        inputs: A batch like those it will be trained on, such as :func:`probe_images` makes.
         wanted: ``auto`` to measure; otherwise taken as it is.
     """
     if wanted != "auto":
         return replace(runtime, precision=wanted, evidence="as set")
     trial = copy.deepcopy(network)
-    count = max(2, min(batch_size, PROBE_PIXELS // (input_shape[1] * input_shape[2])))
-    generator = torch.Generator().manual_seed(0)
-    images_NCHW = torch.randint(0, 256, (count, *input_shape), dtype=torch.uint8, generator=generator)
-    images_NCHW = images_NCHW.to(runtime.device).contiguous(memory_format=torch.channels_last)
-    difference = _disagreement(trial, images_NCHW, runtime.device)
+    count = len(inputs)
+    difference = _disagreement([trial, trial], inputs, runtime.device)
     if not difference <= AGREEMENT:
         evidence = f"bf16 logits differ from fp32 by {difference:.0%} of their largest value"
         return replace(runtime, precision="fp32", evidence=evidence)
@@ -141,7 +136,7 @@ def choose_precision(
     precisions: tuple[PrecisionName, ...] = ("fp32", "bf16")
     for round_number in range(4):
         for precision in precisions:
-            elapsed = _timed_step(trial, images_NCHW, runtime.device, precision)
+            elapsed = _timed_step(trial, inputs, runtime.device, precision)
             if round_number:  # the first builds kernels
                 seconds[precision].append(elapsed)
     fp32, bf16 = (count / statistics.median(seconds[name]) for name in precisions)
@@ -153,23 +148,80 @@ def choose_precision(
     return replace(runtime, precision=faster, evidence=evidence)
 
 
-def _disagreement(network: nn.Module, images_NCHW: torch.Tensor, device: torch.device) -> float:
-    network.eval()
+def choose_inference_precision(
+    runtime: Runtime, networks: dict[PrecisionName, nn.Module], inputs: torch.Tensor
+) -> tuple[PrecisionName, str]:
+    """Measure inference in fp32 and bf16 and take the faster that agrees.
+
+    Args:
+        runtime: Device and threads.
+        networks: The same network as it would run in ``fp32`` and in ``bf16``, in inference mode.
+        inputs: A batch like those it will get.
+
+    Returns:
+        The precision, and why.
+    """
+    difference = _disagreement([networks["fp32"], networks["bf16"]], inputs, runtime.device)
+    if not difference <= AGREEMENT:
+        return "fp32", f"bf16 features differ from fp32 by {difference:.0%} of their largest value"
+    seconds: dict[PrecisionName, list[float]] = {name: [] for name in networks}
+    for round_number in range(3):
+        for precision, network in networks.items():
+            elapsed = _timed_inference(network, inputs, runtime.device, precision)
+            if round_number:  # the first builds kernels
+                seconds[precision].append(elapsed)
+    rates = {name: len(inputs) / min(times) for name, times in seconds.items()}
+    evidence = (
+        f"the frozen layers on {len(inputs)} images: fp32 {rates['fp32']:,.0f}, bf16 {rates['bf16']:,.0f} images per "
+        f"second; features differ by {difference:.1%}"
+    )
+    return max(rates, key=rates.__getitem__), evidence
+
+
+def probe_images(
+    input_shape: tuple[int, int, int], batch_size: int, device: torch.device, most_pixels: int = PROBE_PIXELS
+) -> torch.Tensor:
+    """Random uint8 images to measure with: as many as a batch has, or fewer where they are large.
+
+    Args:
+        input_shape: (C, H, W).
+        batch_size: Images in a batch.
+        device: Where the network runs.
+        most_pixels: In all images together.
+    """
+    count = max(2, min(batch_size, most_pixels // (input_shape[1] * input_shape[2])))
+    generator = torch.Generator().manual_seed(0)
+    images_NCHW = torch.randint(0, 256, (count, *input_shape), dtype=torch.uint8, generator=generator)
+    return images_NCHW.to(device).contiguous(memory_format=torch.channels_last)
+
+
+def _disagreement(networks: Sequence[nn.Module], inputs: torch.Tensor, device: torch.device) -> float:
+    """Largest difference between an fp32 and a bf16 network's outputs, as a share of the largest fp32 output."""
+    exact_network, rounded_network = (network.eval() for network in networks)
     with torch.inference_mode():
-        exact = network(images_NCHW[:8]).float()
+        exact = exact_network(inputs[:8]).float()
         with autocast(device, "bf16"):
-            rounded = network(images_NCHW[:8]).float()
+            rounded = rounded_network(inputs[:8]).float()
     largest = exact.abs().max().item()
     return (exact - rounded).abs().max().item() / largest if largest else 0.0
 
 
-def _timed_step(network: nn.Module, images_NCHW: torch.Tensor, device: torch.device, precision: PrecisionName) -> float:
+def _timed_inference(network: nn.Module, inputs: torch.Tensor, device: torch.device, precision: PrecisionName) -> float:
+    _wait(device)
+    started = time.perf_counter()
+    with torch.inference_mode(), autocast(device, precision):
+        network(inputs)
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def _timed_step(network: nn.Module, inputs: torch.Tensor, device: torch.device, precision: PrecisionName) -> float:
     network.train()
     network.zero_grad(set_to_none=True)
     _wait(device)
     started = time.perf_counter()
     with autocast(device, precision):
-        logits = network(images_NCHW)
+        logits = network(inputs)
     logits.float().logsumexp(dim=1).mean().backward()
     _wait(device)
     return time.perf_counter() - started

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 from torch import Tensor, nn
 
+from tintype.config import ModelConfig
 from tintype.models.blocks import Flatten
-from tintype.models.network import LEAST_DEVIATION, Network, OutputKind, make_head, output_kind
+from tintype.models.build import build_network
+from tintype.models.graph import find_boundary, split_backbone
+from tintype.models.network import LEAST_DEVIATION, Network, OutputKind, Tail, make_head, output_kind
 
 SHAPE = (3, 4, 5)
 
@@ -139,3 +142,56 @@ def test_l2_penalties_belong_to_the_copy_that_is_asked() -> None:
     assert factor == 0.1
     assert isinstance(duplicate.head, nn.Linear)
     assert parameter is duplicate.head.weight
+
+
+def transfer_network(freeze: str | int = "all", head: str = "") -> Network:
+    torch.manual_seed(0)
+    config = ModelConfig(backbone="resnet20", weights="none", freeze=freeze, head=head or None)
+    return build_network(config, (3, 32, 32), 3)
+
+
+IMAGES = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+
+
+def test_frozen_layers_say_the_same_in_training_as_in_evaluation_and_never_change() -> None:
+    net = transfer_network("residual2")
+    backbone = net.body.get_submodule("backbone")
+    front, _ = split_backbone(backbone, find_boundary(backbone, "residual2"))
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    in_evaluation = front(net.eval().standardize(IMAGES))
+    net.train()
+    assert torch.equal(front(net.standardize(IMAGES)), in_evaluation)
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        net(IMAGES).logsumexp(1).mean().backward()
+        optimizer.step()
+    assert torch.equal(front(net.standardize(IMAGES)), in_evaluation)
+    changed = {name for name, tensor in net.state_dict().items() if not torch.equal(tensor, before[name])}
+    frozen = ("body.backbone.conv1", "body.backbone.bn1", "body.backbone.residual1", "body.backbone.residual2")
+    assert not any(name.startswith(frozen) for name in changed)
+    assert any(name.startswith("body.backbone.residual3") and "running_mean" in name for name in changed)
+    assert "head.weight" in changed
+
+
+def test_what_is_frozen_has_no_gradient_and_can_be_thawed() -> None:
+    net = transfer_network("all", "dense 8 relu")
+    assert {name for name, p in net.named_parameters() if p.requires_grad} == {
+        "body.dense1.weight", "body.dense1.bias", "head.weight", "head.bias",
+    }  # fmt: skip
+    net.freeze([])
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    net.train()
+    assert all(module.training for module in net.modules())
+
+
+@pytest.mark.parametrize("freeze", ["all", "residual1", 4])
+def test_a_tail_on_features_is_the_network_on_images(freeze: str | int) -> None:
+    net = transfer_network(freeze, "dense 8 relu; dropout 0.5").eval()
+    backbone = net.body.get_submodule("backbone")
+    front, back = split_backbone(backbone, find_boundary(backbone, freeze))
+    with torch.inference_mode():
+        features = front(net.standardize(IMAGES))
+        tail = Tail(net, back, tuple(features.shape[1:])).eval()
+        assert torch.equal(tail(features), net(IMAGES))
+    assert tail.train().frozen == tuple(name for name in net.frozen if name in dict(tail.named_modules()))
+    assert all(p is dict(net.named_parameters())[name] for name, p in tail.named_parameters())

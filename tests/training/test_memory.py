@@ -29,7 +29,7 @@ class Scaled(nn.Module):
 def test_activations_are_counted_without_the_weights_and_leave_the_network_alone() -> None:
     network = Scaled()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    counted = activation_bytes(network, (1, 32, 32), start_runtime("cpu", None, 0))
+    counted = activation_bytes(network, torch.zeros(2, 1, 32, 32, dtype=torch.uint8), start_runtime("cpu", None, 0))
     pixels = 32 * 32 * 4
     # The float image (1 map), the convolution's output and the norm's output (4 maps each).
     assert 5 * pixels <= counted <= 10 * pixels

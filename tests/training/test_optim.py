@@ -81,7 +81,7 @@ def test_weight_decay_spares_biases_and_norms() -> None:
     assert decayed == {id(p) for p in network.parameters() if p.ndim > 1}
 
 
-@pytest.mark.parametrize("name", get_args(OptimizerName))
+@pytest.mark.parametrize("name", [name for name in get_args(OptimizerName) if name != "lbfgs"])
 def test_every_optimizer_learns_and_comes_back_bit_equal(name: OptimizerName) -> None:
     """The state travels as tensors; channels-last weights keep their memory order for fused kernels."""
 

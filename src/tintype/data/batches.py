@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tintype.config import AugmentConfig
 from tintype.data.augment import Fill, Warps, augment_numpy, augment_torch, draw_warps, uniform
 from tintype.data.cache import ImageCache
+from tintype.data.features import FeatureCache, from_bits, rows
 from tintype.errors import DataError
 
 # Seeds are below 2**32, so this opens a second stream for the order of the images.
@@ -30,7 +31,7 @@ class Batch:
     """Images on the device with their labels.
 
     Attributes:
-        images: (B, C, S, S) uint8 in channels-last memory.
+        images: (B, C, S, S) uint8 in channels-last memory; or features, (B, F), (B, T, F) or (B, C, H, W).
         labels: (B,) int64 class numbers.
         indices: (B,) int64 positions in the index, on the CPU.
     """
@@ -99,7 +100,7 @@ def step_indices(
 
 
 def train_batches(
-    cache: ImageCache,
+    cache: ImageCache | FeatureCache,
     subset: NDArray[np.int64],
     batch_size: int,
     augment: AugmentConfig,
@@ -113,7 +114,8 @@ def train_batches(
     """Yield an epoch's batches, shuffled and augmented.
 
     Args:
-        cache: The decoded images.
+        cache: The decoded images, or what frozen layers said of them: then each pass shows another of the kept views
+            of each image, and all of them before one comes again.
         subset: (N,) positions in the index to train on.
         batch_size: Images a step.
         augment: Resolved settings.
@@ -128,23 +130,59 @@ def train_batches(
         DataError: The subset is empty.
     """
     plan = plan_epoch(subset, batch_size, seed, epoch, steps)
+    steps_left = range(first_step, len(plan.indices))
+    if isinstance(cache, FeatureCache):
+        views = (plan.indices + plan.passes) % cache.views
+        return (_of_features(cache, plan.indices[step], views[step], device) for step in steps_left)
     size = cache.images.shape[1]
     assert augment.fill is not None, "the settings must be resolved"
 
     def draw(step: int) -> Warps | None:
         return None if augment.is_identity else draw_warps(augment, seed, plan.passes[step], plan.indices[step], size)
 
-    steps_left = range(first_step, len(plan.indices))
     requests = ((plan.indices[step], draw(step)) for step in steps_left)
     return _batches(cache, requests, augment.fill, device, threads)
 
 
 def evaluation_batches(
-    cache: ImageCache, subset: NDArray[np.int64], batch_size: int, device: torch.device
+    cache: ImageCache | FeatureCache, subset: NDArray[np.int64], batch_size: int, device: torch.device
 ) -> Iterator[Batch]:
     """Yield the images of ``subset`` in order, each exactly once; the last batch may be smaller."""
+    if isinstance(cache, FeatureCache):
+        return feature_batches(cache, subset, np.zeros_like(subset), batch_size, device)
     requests = ((subset[start : start + batch_size], None) for start in range(0, len(subset), batch_size))
     return _batches(cache, requests, "nearest", device, threads=1)
+
+
+def feature_batches(
+    cache: FeatureCache,
+    indices: NDArray[np.int64],
+    views: NDArray[np.int64],
+    batch_size: int,
+    device: torch.device,
+) -> Iterator[Batch]:
+    """Yield the kept features of these images in these views, in order; the last batch may be smaller."""
+    for start in range(0, len(indices), batch_size):
+        part = slice(start, start + batch_size)
+        yield _of_features(cache, indices[part], views[part], device)
+
+
+def changed_images(
+    cache: ImageCache, indices: NDArray[np.int64], warps: Warps | None, fill: Fill, device: torch.device, threads: int
+) -> torch.Tensor:
+    """Images on the device, changed as told: (B, C, S, S) uint8 in channels-last memory."""
+    return next(_batches(cache, iter([(indices, warps)]), fill, device, threads)).images
+
+
+def _of_features(
+    cache: FeatureCache, indices: NDArray[np.int64], views: NDArray[np.int64], device: torch.device
+) -> Batch:
+    features = from_bits(rows(cache, indices, views), cache.is_bf16)
+    labels = torch.from_numpy(cache.index.labels[indices])
+    features = _send(features, device)
+    # Maps are kept with the channels last, as convolutions want them in memory.
+    inputs = features.permute(0, 3, 1, 2) if features.ndim == 4 else features
+    return Batch(inputs, _send(labels, device), indices)
 
 
 def _permute(subset: NDArray[np.int64], seed: int, number: int) -> NDArray[np.int64]:

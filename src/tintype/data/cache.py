@@ -1,9 +1,8 @@
 """Decode once: every image of an index as one uint8 array on disk, mapped into memory.
 
 The first call decodes in threads; later ones open what is there. A cache is found by the files' names, sizes and
-times and by the geometry, so a changed file or setting never reads a stale one. It is built in a folder of its
-own under a lock and renamed when whole, so that a killed build leaves nothing half-read and of two builders the
-second waits for the first.
+times and by the geometry, so a changed file or setting never reads a stale one. It appears whole
+(:mod:`tintype.data.shelf`): a killed build leaves nothing half-read, and of two builders the second waits.
 """
 
 from __future__ import annotations
@@ -11,12 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
 import numpy as np
 import PIL
 from numpy.typing import NDArray
@@ -33,6 +30,7 @@ from tintype.data.decode import (
 from tintype.data.headers import Headers, scan_headers
 from tintype.data.index import ImageIndex, counted, listed, shown
 from tintype.data.parallel import in_slices
+from tintype.data.shelf import open_or_build
 from tintype.data.store import Facts, Stored, StoreWriter, open_store
 from tintype.errors import DataError
 from tintype.records import OnProgress, silent
@@ -40,7 +38,6 @@ from tintype.rundir import cache_folder
 
 __all__ = ["Headers", "ImageCache", "build_cache", "scan_headers"]
 
-_BUILDING = ".building"
 _SPARE_BYTES = 2**26
 _LISTED_BAD = 20
 
@@ -94,14 +91,15 @@ def build_cache(index: ImageIndex, config: DataConfig, on_progress: OnProgress =
     shape = (len(index), *geometry.shape)
     key = _key(index, geometry, config.max_megapixels)
     final = cache_folder() / "images" / key
-    stored = open_store(final, shape)  # without the lock: a whole folder appears at once
-    was_built = False
-    if stored is None:
-        with _plain_errors(final.parent), _locked(final, len(index), on_progress):
-            stored = open_store(final, shape)
-            if stored is None:
-                stored = _build(index, geometry, config, final, on_progress)
-                was_built = True
+    stored, was_built = open_or_build(
+        final,
+        len(index),
+        try_open=lambda verify: open_store(final, shape, verify),
+        build=lambda folder: _build(index, geometry, config, folder, on_progress),
+        what="decoded images",
+        waiting="waiting for another process that decodes the same images",
+        on_progress=on_progress,
+    )
     cache = _cache_of(index, geometry, stored, was_built)
     _check_bad(cache.bad, len(index), config.skip_bad)
     return cache
@@ -128,36 +126,21 @@ def _key(index: ImageIndex, geometry: Geometry, max_megapixels: float) -> str:
     return digest.hexdigest()
 
 
-def _build(index: ImageIndex, geometry: Geometry, config: DataConfig, final: Path, on_progress: OnProgress) -> Stored:
-    """Decode into a folder of its own and rename it; the lock of ``final`` is held."""
-    _remove_abandoned(final.parent)
+def _build(index: ImageIndex, geometry: Geometry, config: DataConfig, folder: Path, on_progress: OnProgress) -> None:
+    """Decode into an empty folder."""
     shape = (len(index), *geometry.shape)
-    _check_space(final.parent, shape)
-    building = final.with_name(final.name + _BUILDING)
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir()
+    _check_space(folder.parent, shape)
+    writer = StoreWriter(folder, shape)
     try:
-        writer = StoreWriter(building, shape)
-        try:
-            facts, modes, errors = _decode_all(index, geometry, config.max_megapixels, writer, on_progress)
-            bad = {index.paths[i]: reason for i, reason in errors.items()}
-            _check_bad(bad, len(index), config.skip_bad)
-            names = tuple(sorted(set(modes)))
-            places = {name: number for number, name in enumerate(names)}
-            facts.mode_ids[:] = [places[mode] for mode in modes]
-            writer.finish(facts, names, errors)
-        finally:
-            writer.close()
-        if final.exists():  # damaged, or it would have been opened; whoever has it mapped keeps what they see
-            shutil.rmtree(final)
-        building.rename(final)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    stored = open_store(final, shape, verify=False)
-    if stored is None:
-        raise DataError(f"the cache {shown(final)} vanished while it was built. Run it again.")
-    return stored
+        facts, modes, errors = _decode_all(index, geometry, config.max_megapixels, writer, on_progress)
+        bad = {index.paths[i]: reason for i, reason in errors.items()}
+        _check_bad(bad, len(index), config.skip_bad)
+        names = tuple(sorted(set(modes)))
+        places = {name: number for number, name in enumerate(names)}
+        facts.mode_ids[:] = [places[mode] for mode in modes]
+        writer.finish(facts, names, errors)
+    finally:
+        writer.close()
 
 
 def _decode_all(
@@ -254,46 +237,3 @@ def _check_space(folder: Path, shape: tuple[int, int, int, int]) -> None:
             f"where {free / 2**30:.1f} GiB is free. Make room, choose a smaller --image-size, or set TINTYPE_CACHE to "
             "a folder on a larger disk."
         )
-
-
-@contextmanager
-def _locked(final: Path, n: int, on_progress: OnProgress) -> Iterator[None]:
-    """Hold the lock of one cache key; the operating system releases it when its holder dies."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(_lock_file(final))
-    while True:
-        try:
-            lock.acquire(timeout=0.2)
-            break
-        except filelock.Timeout:
-            on_progress("waiting for another process that decodes the same images", 0, n)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _lock_file(final: Path) -> Path:
-    return final.with_name(f"{final.name}.lock")
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed builders of any key have left; a living builder holds its key's lock."""
-    for building in folder.glob(f"*{_BUILDING}"):
-        lock = filelock.FileLock(_lock_file(building.with_name(building.name.removesuffix(_BUILDING))))
-        try:
-            with lock.acquire(timeout=0):
-                shutil.rmtree(building, ignore_errors=True)
-        except filelock.Timeout:
-            continue
-
-
-@contextmanager
-def _plain_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"cannot write decoded images to {shown(folder)}: {error.strerror or error}. Set TINTYPE_CACHE to a folder "
-            "that can be written."
-        ) from None

@@ -7,23 +7,18 @@ which is written last. The pixels are checksummed in blocks of whole images.
 from __future__ import annotations
 
 import json
-import os
-import random
+import math
 import zipfile
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-STORE_VERSION = 1
-BLOCK_BYTES = 2**21
-"""Pixels are written and checksummed in blocks of about this size: they fit a core's cache while in work."""
+from tintype.data.rowfile import BLOCK_BYTES, VERIFIED_BYTES, RowWriter, is_intact, map_rows
 
-VERIFIED_BYTES = 2**31
-"""A store of up to this size is verified whole whenever it is opened, of a larger one as much, at random."""
+STORE_VERSION = 1
 
 _FACTS: dict[str, type[np.generic]] = {
     "usable": np.bool_,
@@ -60,11 +55,6 @@ class Stored:
     errors: dict[int, str]
 
 
-def block_images(image_bytes: int) -> int:
-    """How many images a block holds."""
-    return max(1, BLOCK_BYTES // image_bytes)
-
-
 class StoreWriter:
     """Writes a store into a folder; blocks may come in any order and from any thread.
 
@@ -79,30 +69,19 @@ class StoreWriter:
     def __init__(self, folder: Path, shape: tuple[int, int, int, int]) -> None:
         self._folder = folder
         self._shape = shape
-        self._image_bytes = shape[1] * shape[2] * shape[3]
-        self.block = block_images(self._image_bytes)
-        self._checksums = np.zeros(-(-shape[0] // self.block), np.uint32)
-        self._file = os.open(folder / "pixels.u8", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        self._rows = RowWriter(folder / "pixels.u8", shape[0], math.prod(shape[1:]), BLOCK_BYTES)
+        self.block = self._rows.block
 
     def put(self, start: int, images: NDArray[np.uint8]) -> None:
         """Write the block of images that begins at position ``start``, a multiple of ``block``."""
-        assert start % self.block == 0
-        view = np.ascontiguousarray(images).data.cast("B")
-        self._checksums[start // self.block] = zlib.crc32(view)
-        offset = start * self._image_bytes
-        while view:
-            # pwrite rather than a mapping: a full disk is an error here, and a fatal signal there.
-            written = os.pwrite(self._file, view, offset)
-            offset, view = offset + written, view[written:]
+        self._rows.put(start, images)
 
     def finish(self, facts: Facts, mode_names: tuple[str, ...], errors: dict[int, str]) -> None:
         """Write the facts, then the file that says that the store is whole."""
-        if self._shape[0] * self._image_bytes > VERIFIED_BYTES:
-            # Smaller stores are verified whole when they are opened, and need no waiting for the disk.
-            os.fsync(self._file)
+        self._rows.sync()
         arrays = {name: getattr(facts, name) for name in _FACTS}
         with (self._folder / "facts.npz").open("xb") as file:
-            np.savez(file, checksums=self._checksums, **arrays)
+            np.savez(file, checksums=self._rows.checksums, **arrays)
         meta = {
             "version": STORE_VERSION,
             "shape": list(self._shape),
@@ -113,7 +92,7 @@ class StoreWriter:
 
     def close(self) -> None:
         """Release the file."""
-        os.close(self._file)
+        self._rows.close()
 
 
 def open_store(folder: Path, shape: tuple[int, int, int, int], verify: bool = True) -> Stored | None:
@@ -125,7 +104,7 @@ def open_store(folder: Path, shape: tuple[int, int, int, int], verify: bool = Tr
         with np.load(folder / "facts.npz", allow_pickle=False) as content:
             checksums = content["checksums"]
             arrays = {name: content[name] for name in _FACTS}
-        pixels = np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="r", shape=shape)
+        pixels = map_rows(folder / "pixels.u8", shape, np.uint8)
         stored = Stored(
             pixels,
             Facts(**arrays),
@@ -135,20 +114,5 @@ def open_store(folder: Path, shape: tuple[int, int, int, int], verify: bool = Tr
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     right = all(array.shape == shape[:1] and array.dtype == _FACTS[name] for name, array in arrays.items())
-    return stored if right and (not verify or _is_intact(stored.pixels, checksums)) else None
-
-
-def _is_intact(pixels: NDArray[np.uint8], checksums: NDArray[np.uint32]) -> bool:
-    block = block_images(int(np.prod(pixels.shape[1:])))
-    if len(checksums) != -(-len(pixels) // block):
-        return False
-    most = max(1, VERIFIED_BYTES // (block * int(np.prod(pixels.shape[1:]))))
-    chosen = range(len(checksums))
-    sample = chosen if len(checksums) <= most else sorted(random.sample(chosen, most))
-
-    def is_right(number: int) -> bool:
-        part = pixels[number * block : (number + 1) * block]
-        return zlib.crc32(part.data) == int(checksums[number])
-
-    with ThreadPoolExecutor(2) as pool:  # zlib lets go of the interpreter
-        return all(pool.map(is_right, sample))
+    is_whole = right and (not verify or is_intact(pixels, checksums, BLOCK_BYTES, VERIFIED_BYTES))
+    return stored if is_whole else None

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from tintype.data.batches import evaluation_batches
 from tintype.data.cache import ImageCache
+from tintype.data.features import FeatureCache
 from tintype.models.network import Network
 from tintype.records import OnProgress, Predictions, SplitName, silent
 from tintype.runtime import Runtime
 
 EVALUATION_PIXELS = 400_000
-"""Pixels in a batch without gradients: large enough to keep the cores busy, small enough for their caches."""
+"""Pixels (or features) in a batch without gradients: enough to keep the cores busy, small enough for their caches."""
 
 
-def evaluation_batch_size(image_size: int) -> int:
+def evaluation_batch_size(cache: ImageCache | FeatureCache) -> int:
     """Images per batch when no gradient is kept."""
-    return max(8, min(1024, EVALUATION_PIXELS // image_size**2))
+    values = cache.geometry.size**2 if isinstance(cache, ImageCache) else math.prod(cache.shape)
+    return max(8, min(1024, EVALUATION_PIXELS // values))
 
 
 def predict(
     network: Network,
-    cache: ImageCache,
+    cache: ImageCache | FeatureCache,
     indices: NDArray[np.int64],
     runtime: Runtime,
     split: SplitName,
@@ -36,7 +40,7 @@ def predict(
 
     Args:
         network: In inference mode afterwards.
-        cache: The decoded images.
+        cache: The decoded images, or what the frozen layers before this network said of them.
         indices: Which of them, shape (N,).
         runtime: Device and precision.
         split: The name the predictions carry.
@@ -52,7 +56,7 @@ def predict(
     parts: list[torch.Tensor] = []
     done = 0
     with torch.inference_mode():
-        for batch in evaluation_batches(cache, indices, evaluation_batch_size(cache.geometry.size), runtime.device):
+        for batch in evaluation_batches(cache, indices, evaluation_batch_size(cache), runtime.device):
             images_NCHW = batch.images
             if inverted is not None:
                 chosen = torch.from_numpy(inverted[done : done + len(batch.indices)]).to(images_NCHW.device)

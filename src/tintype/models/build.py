@@ -6,6 +6,7 @@ import importlib
 import inspect
 import sys
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,15 @@ from torch import Tensor, nn
 from tintype.config import ModelConfig
 from tintype.errors import ConfigError
 from tintype.models import zoo
+from tintype.models.backbones import build_backbone, feature_shape
 from tintype.models.grammar import parse_layers
+from tintype.models.graph import Freeze, cut_behind, find_boundary, freeze_of_depth, frozen_modules
 from tintype.models.layers import build_layers, l2_factors, require_vector
-from tintype.models.network import Network, OutputKind, make_head, output_kind
+from tintype.models.network import BACKBONE, Network, OutputKind, make_head, output_kind
+
+_TO_VECTOR = ("flatten", "gap", "gmp")
+_MAP_KINDS = (*_TO_VECTOR, "conv", "pool", "avgpool", "residual", "standardize")
+"""Layers of a head that want the backbone's map; any other head gets its pooled features."""
 
 _CLASS_WORDS = ("classes", "num_classes", "n_classes")
 _SHAPE_WORDS = ("input_shape", "shape")
@@ -39,7 +46,7 @@ def build_network(
     and ``std`` out: they come with the weights.
 
     Args:
-        config: ``layers`` or ``name`` must be set; ``layers`` wins.
+        config: ``backbone``, ``layers`` or ``name`` must be set; of the last two ``layers`` wins.
         input_shape: (C, H, W) of the images.
         classes: Number of classes, at least 2.
         mean: Mean of the training images in the scale 0..1, shape (C,), (C, 1, 1) or (C, H, W).
@@ -53,7 +60,9 @@ def build_network(
         raise ConfigError(f"a classifier needs at least two classes. Got {classes}.")
     if mean is None and std is None and config.standardize == "pixel":
         mean, std = torch.zeros(input_shape), torch.ones(input_shape)
-    if config.layers is None and config.name is not None and ":" in config.name:
+    if config.backbone is not None:
+        network = _build_on_backbone(config, config.backbone, input_shape, classes, mean, std)
+    elif config.layers is None and config.name is not None and ":" in config.name:
         module = _call_users_function(config.name, input_shape, classes)
         output = _check_users_module(config.name, module, input_shape, classes)
         network = Network(module, nn.Identity(), output, input_shape, mean, std)
@@ -67,6 +76,26 @@ def build_network(
     return network.to(memory_format=torch.channels_last)
 
 
+def backbone_of(network: Network) -> nn.Module | None:
+    """The backbone of a network, if it has one."""
+    return getattr(network.body, BACKBONE, None)
+
+
+def freeze_setting(config: ModelConfig, backbone: nn.Module) -> Freeze:
+    """What the settings say is frozen, whether as ``freeze`` or as ``depth``; nothing if they say neither.
+
+    Raises:
+        ConfigError: Both are given, or the backbone has fewer layers.
+    """
+    if config.depth is None:
+        return "none" if config.freeze is None else config.freeze
+    if config.freeze is not None:
+        raise ConfigError(
+            f"depth and freeze say the same thing from two ends: give one. Got {config.depth} and {config.freeze!r}."
+        )
+    return freeze_of_depth(backbone, config.depth)
+
+
 def layers_of(config: ModelConfig) -> str:
     """The network's text: the settings' own, or that of the name in the zoo.
 
@@ -78,6 +107,36 @@ def layers_of(config: ModelConfig) -> str:
     if config.name is None:
         raise ConfigError("model: neither name nor layers is set; `tintype summary --list` prints the names.")
     return zoo.find(config.name).layers
+
+
+def _build_on_backbone(
+    config: ModelConfig,
+    name: str,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    mean: ArrayLike | Tensor | None,
+    std: ArrayLike | Tensor | None,
+) -> Network:
+    """A backbone, the layers of the head behind it, and the output layer; what is to be frozen is."""
+    if config.layers is not None or config.name is not None:
+        raise ConfigError("model: a backbone takes the place of name and layers; what follows it is its head.")
+    specs = parse_layers(config.head) if config.head else ()
+    wants_map = config.cut is not None or any(spec.kind in _MAP_KINDS for spec in specs)
+    backbone = build_backbone(name, config.backbone_arguments, input_shape, wants_map)
+    if config.cut is not None:
+        backbone = cut_behind(backbone, config.cut)
+    shape = feature_shape(backbone, input_shape)
+    if len(shape) == 3 and not any(spec.kind in _TO_VECTOR for spec in specs):
+        specs = (*parse_layers("gap"), *specs)
+    layers = build_layers(specs, shape)
+    features = require_vector(specs, shape) if specs else shape[0]
+    output = output_kind(classes, config.output)
+    l2 = {f"body.{layer}": factor for layer, factor in l2_factors(specs).items()}
+    body = nn.Sequential(OrderedDict([(BACKBONE, backbone), *layers.named_children()]))
+    network = Network(body, make_head(features, classes, output), output, input_shape, mean, std, l2)
+    boundary = find_boundary(backbone, freeze_setting(config, backbone))
+    network.freeze(f"body.{BACKBONE}.{part}".rstrip(".") for part in frozen_modules(backbone, boundary))
+    return network
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from tintype.config import PrecisionName
 from tintype.models.graph import traced
-from tintype.models.network import Network
+from tintype.models.network import standardized
 
 _Attributes = tuple[str, list[float], str]
 """Name, numbers and algorithm of an activation, in oneDNN's words."""
@@ -40,19 +40,24 @@ class Front(nn.Module):
     """What lies before a cut, in inference mode: images in, features out.
 
     Args:
-        network: The whole; its preprocessing comes first.
-        front: What lies before the cut in its backbone.
+        layers: What lies before the cut in a backbone.
+        mean: The whole network's, which comes first.
+        std: Likewise.
     """
 
-    def __init__(self, network: Network, front: nn.Module) -> None:
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, layers: nn.Module, mean: Tensor, std: Tensor) -> None:
         super().__init__()
-        self.preprocessing = network
-        self.front = front
+        self.layers = layers
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
         self.requires_grad_(False).eval()
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Features, fp32 or bf16, of uint8 or float images of 0..255."""
-        features: Tensor = self.front(self.preprocessing.standardize(images_NCHW))
+        features: Tensor = self.layers(standardized(images_NCHW, self.mean, self.std))
         return features
 
 
@@ -117,18 +122,18 @@ def can_fuse(device: torch.device) -> bool:
     )
 
 
-def fused(front: nn.Module, precision: PrecisionName) -> nn.Module:
+def fused(layers: nn.Module, precision: PrecisionName) -> nn.Module:
     """A copy of a network that gives the same values faster, for inference on a CPU.
 
     Whatever cannot be fused stays as it is; a network whose code cannot be followed comes back unchanged.
 
     Args:
-        front: A network in inference mode.
+        layers: A network in inference mode.
         precision: ``bf16`` convolutions take and give bf16; run the rest under autocast.
     """
-    original = traced(front)
+    original = traced(layers)
     if original is None:
-        return front
+        return layers
     graph_module = copy.deepcopy(original).eval()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     for node in list(graph_module.graph.nodes):

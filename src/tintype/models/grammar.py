@@ -1,6 +1,6 @@
 """The layer language: text to specifications and back.
 
-A network is text, one layer a line; ``#`` starts a comment, empty lines mean nothing::
+A network is text, one layer a line (or several with ``;`` between them); ``#`` starts a comment, empty lines mean nothing::
 
     conv FILTERS KERNEL [stride=1] [pad=same|valid] [bias=yes|no] [l2=0] [ACTIVATION]
     pool KERNEL [stride=KERNEL] [pad=same|valid]        largest value of each window
@@ -195,9 +195,9 @@ def parse_layers(text: str) -> tuple[LayerSpec, ...]:
         raise LayerError(f"layers: the text has {len(lines)} lines; a network may have {MAX_LINES}.")
     specs = []
     for number, line in enumerate(lines, start=1):
-        content = line.partition("#")[0].strip()
-        if content:
-            specs.append(_parse_line(content, number))
+        for part in line.partition("#")[0].split(";"):
+            if content := part.strip():
+                specs.append(_parse_line(content, number))
     if not specs:
         raise LayerError("layers: the text holds no layer; write one a line, such as `conv 32 3 relu`.")
     return tuple(specs)

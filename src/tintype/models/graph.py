@@ -174,7 +174,10 @@ def split_backbone(backbone: nn.Module, boundary: Boundary) -> tuple[nn.Module, 
             if source not in copies:  # a constant that was read before the cut
                 copies[source] = back.node_copy(source, copies.__getitem__)
         copies[node] = back.node_copy(node, copies.__getitem__)
-    return fx.GraphModule(graph_module, front), fx.GraphModule(graph_module, back)
+    parts = fx.GraphModule(graph_module, front), fx.GraphModule(graph_module, back)
+    for part in parts:
+        part.meta.update(graph_module.meta)
+    return parts
 
 
 def cut_behind(backbone: nn.Module, name: str) -> nn.Module:
@@ -213,6 +216,24 @@ def frozen_modules(backbone: nn.Module, boundary: Boundary) -> tuple[str, ...]:
     assert graph_module is not None
     nodes = list(graph_module.graph.nodes)[: boundary.position + 1]
     return tuple(dict.fromkeys(str(node.target) for node in nodes if node.op == "call_module"))
+
+
+def layer_depths(backbone: nn.Module) -> dict[str, int]:
+    """How many layers come after each parameter's own, by the parameter's name; empty where that is not known."""
+    graph_module = traced(backbone)
+    if graph_module is None:
+        return {}
+    positions = [layer.position for layer in layers_of(graph_module)]
+    depths: dict[str, int] = {}
+    for position, node in enumerate(graph_module.graph.nodes):
+        depth = sum(other > position for other in positions)
+        if node.op == "get_attr":
+            depths.setdefault(str(node.target), depth)
+        elif node.op == "call_module":
+            module = graph_module.get_submodule(str(node.target))
+            for name, _ in module.named_parameters():
+                depths.setdefault(f"{node.target}.{name}", depth)
+    return depths
 
 
 def _count_frozen(graph_module: fx.GraphModule, layers: tuple[Layer, ...], freeze: Freeze) -> int:

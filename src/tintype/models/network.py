@@ -81,12 +81,7 @@ class Network(nn.Module):
         Returns:
             fp32, same shape and memory format.
         """
-        std = torch.where(self.std < LEAST_DEVIATION, 1.0, self.std)
-        scale, shift = 1 / (255 * std[None]), (-self.mean / std)[None]
-        # Figures per pixel decide on the memory format of the result, too. One fused pass in fp32; rounding the
-        # images to bf16 here, under autocast, was slower than leaving it to the first convolution.
-        scale, shift = (figure.contiguous(memory_format=torch.channels_last) for figure in (scale, shift))
-        return torch.addcmul(shift, images_NCHW.float(), scale)
+        return standardized(images_NCHW, self.mean, self.std)
 
     def features(self, images_NCHW: Tensor) -> Tensor:
         """What the head sees, shape (N, F)."""
@@ -161,8 +156,18 @@ class Tail(Network):
         self.frozen = tuple(name for name in network.frozen if name in present)
 
     def standardize(self, images_NCHW: Tensor) -> Tensor:
-        """Features are taken as they are."""
-        return images_NCHW
+        """Features are taken as they are, in fp32."""
+        return images_NCHW.float()
+
+
+def standardized(images_NCHW: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Images of 0..255 with the mean taken away and divided by the deviation (both in the scale 0..1), in fp32."""
+    std = torch.where(std < LEAST_DEVIATION, 1.0, std)
+    scale, shift = 1 / (255 * std[None]), (-mean / std)[None]
+    # Figures per pixel decide on the memory format of the result, too. One fused pass in fp32; rounding the
+    # images to bf16 here, under autocast, was slower than leaving it to the first convolution.
+    scale, shift = (figure.contiguous(memory_format=torch.channels_last) for figure in (scale, shift))
+    return torch.addcmul(shift, images_NCHW.float(), scale)
 
 
 def output_kind(classes: int, output: Literal["auto", "softmax"]) -> OutputKind:

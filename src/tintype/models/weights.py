@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tintype.errors import ConfigError, RunError
+from tintype.errors import ConfigError
 from tintype.models.network import Network, statistic
+from tintype.models.pretrained import opened
 from tintype.rundir import atomic_path
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -59,9 +59,9 @@ def load_weights(network: Network, path: Path, with_head: bool = True) -> None:
         RunError: The file cannot be read.
         ConfigError: A tensor is missing, unexpected or of another shape or type; all of them are named.
     """
-    tensors, metadata = _read(path)
+    tensors, metadata = read_tensors(path)
     if not any(name.startswith("body.") for name in tensors):
-        tensors = {_our_name(name): tensor for name, tensor in tensors.items()}
+        tensors = {our_name(name): tensor for name, tensor in tensors.items()}
         tensors |= _preprocessing(path, metadata, network)
     if not with_head:
         head = {f"head.{name}": tensor for name, tensor in network.head.state_dict().items()}
@@ -69,26 +69,22 @@ def load_weights(network: Network, path: Path, with_head: bool = True) -> None:
     wanted = network.state_dict()
     # A count of training steps that no layer of ours reads; published files leave it out.
     tensors = {name: wanted[name] for name in wanted if name.endswith("num_batches_tracked")} | tensors
-    _require_equal_keys(path, tensors, wanted)
+    require_equal_keys(path, tensors, wanted)
     network.load_state_dict(tensors)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except FileNotFoundError:
-        raise RunError(f"there is no weights file {path}.") from None
-    except OSError as error:
-        raise RunError(f"the weights file {path} cannot be read: {error.strerror or error}.") from None
-    except (SafetensorError, ValueError, RuntimeError, MemoryError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RunError(
-            f"{path} is not a safetensors file, or a damaged one ({reason}); pickled weights (.pt, .pth) are not read."
-        ) from None
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a .safetensors file, and the words in its header.
+
+    Raises:
+        RunError: The file cannot be read.
+    """
+    with opened(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
-def _our_name(name: str) -> str:
+def our_name(name: str) -> str:
+    """The name in a network of ours of what published CIFAR ResNets call ``name``."""
     for pattern, replacement in _CIFAR_NAMES:
         if pattern.match(name):
             return pattern.sub(replacement, name)
@@ -117,8 +113,12 @@ def _preprocessing(path: Path, metadata: Mapping[str, str], network: Network) ->
     return found
 
 
-def _require_equal_keys(path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """One error that names every tensor that does not fit."""
+def require_equal_keys(path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Require the file's tensors to be those that a network has.
+
+    Raises:
+        ConfigError: They are not; every tensor that is missing, unexpected, or of another shape or type is named.
+    """
     missing = [name for name in wanted if name not in tensors]
     unexpected = [name for name in tensors if name not in wanted]
     other = [

@@ -52,7 +52,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """Where the data stand inside a drawing."""
 
     x_axis: Axis
@@ -60,12 +60,15 @@ class _Frame:
 
     @property
     def left(self) -> float:
+        """Where the horizontal axis begins."""
         return 12 + _CHARACTER * max(len(label) for _, label in self.y_axis.ticks)
 
     def x(self, value: float) -> float:
+        """Horizontal coordinate of a value."""
         return self.x_axis.place(value, self.left, WIDTH - _RIGHT)
 
     def y(self, value: float) -> float:
+        """Vertical coordinate of a value."""
         return self.y_axis.place(value, HEIGHT - _BOTTOM, _TOP)
 
 
@@ -84,7 +87,7 @@ def loss_chart(history: Sequence[EpochRecord], kept: int | None, validation_n: i
     if len(lines) > 1:
         lowest = min((row for row in history if row.validation_loss is not None), key=_validation_loss)
         spoken += f", validation lowest with {text.number(lowest.validation_loss)} after epoch {lowest.epoch}"
-    svg = _chart(_Frame(epoch_axis([row.epoch for row in history]), y_axis), lines, f"{spoken}.", kept, hints)
+    svg = _chart(Frame(epoch_axis([row.epoch for row in history]), y_axis), lines, f"{spoken}.", kept, hints)
     return Chart("Loss", svg, _history_caption(lines, kept, validation_n, band=False), _legend(lines))
 
 
@@ -101,16 +104,14 @@ def accuracy_chart(history: Sequence[EpochRecord], kept: int | None, validation_
     spoken = f"Accuracy over {text.plural(len(history), 'epoch')}: training {text.percent(history[-1].train_accuracy)}"
     if len(lines) > 1:
         spoken += f", validation {text.percent(lines[1].ys[-1], validation_n)}"
-    svg = _chart(
-        _Frame(epoch_axis([row.epoch for row in history]), y_axis), lines, f"{spoken} at the end.", kept, hints
-    )
+    svg = _chart(Frame(epoch_axis([row.epoch for row in history]), y_axis), lines, f"{spoken} at the end.", kept, hints)
     return Chart("Accuracy", svg, _history_caption(lines, kept, validation_n, band=True), _legend(lines))
 
 
 def learning_rate_chart(history: Sequence[EpochRecord], kept: int | None) -> Chart:
     """The learning rate by epoch."""
     epochs, rates = [row.epoch for row in history], [row.learning_rate for row in history]
-    frame = _Frame(epoch_axis(epochs), linear_axis("learning rate", rates, floor=0.0))
+    frame = Frame(epoch_axis(epochs), linear_axis("learning rate", rates, floor=0.0))
     hints = [(row.epoch, f"epoch {row.epoch}: learning rate {row.learning_rate:.3g}") for row in history]
     spoken = f"Learning rate, at most {max(rates):.3g} and {rates[-1]:.3g} in the last epoch."
     svg = _chart(frame, [Line("plain", epochs, rates)], spoken, kept, hints)
@@ -129,7 +130,7 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]]) -> Chart:
         bins: Mappings with ``confidence``, ``accuracy``, ``low``, ``high`` (shares) and ``n``, none of them empty.
     """
     axis = linear_axis("", [0.0, 1.0], percent=True)
-    frame = _Frame(axis, Axis("right, %", 0.0, 1.0, axis.ticks))
+    frame = Frame(axis, Axis("right, %", 0.0, 1.0, axis.ticks))
     most = max(item["n"] for item in bins)
     base = frame.y(0)
     parts = [
@@ -152,7 +153,7 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]]) -> Chart:
     spoken = (
         f"Share of right answers against confidence in {text.plural(len(bins), 'bin')}, {text.count(total)} images."
     )
-    svg = _frame(frame, join(parts), spoken, x_title="confidence, %")
+    svg = draw_frame(frame, join(parts), spoken, x_title="confidence, %")
     caption = (
         f"A well calibrated network lies on the diagonal. Whiskers are 95 % intervals; grey bars show where the "
         f"{text.count(total)} images stand."
@@ -174,11 +175,12 @@ def curve_chart(
         diagonal: Draw the line of a network that guesses.
     """
     axis = linear_axis("", [0.0, 1.0], percent=True)
-    frame = _Frame(axis, Axis(f"{labels[1]}, %", 0.0, 1.0, axis.ticks))
-    parts = [_line(frame, Line("validation", xs, ys))]
+    frame = Frame(axis, Axis(f"{labels[1]}, %", 0.0, 1.0, axis.ticks))
+    parts = [draw_line(frame, Line("validation", xs, ys))]
     if diagonal:
         parts.insert(0, element("path", d=path([frame.x(0), frame.x(1)], [frame.y(0), frame.y(1)]), class_="ideal"))
-    svg = _frame(frame, join(parts), f"{title}: {labels[1]} against {labels[0]}. {caption}", x_title=f"{labels[0]}, %")
+    spoken = f"{title}: {labels[1]} against {labels[0]}. {caption}"
+    svg = draw_frame(frame, join(parts), spoken, x_title=f"{labels[0]}, %")
     return Chart(title, svg, caption)
 
 
@@ -270,7 +272,7 @@ def _spans_much(values: Sequence[float]) -> bool:
 
 
 def _chart(
-    frame: _Frame, lines: Sequence[Line], spoken: str, kept: int | None, hints: Sequence[tuple[int, str]]
+    frame: Frame, lines: Sequence[Line], spoken: str, kept: int | None, hints: Sequence[tuple[int, str]]
 ) -> Markup:
     parts: list[Markup] = []
     for line in lines:
@@ -284,16 +286,17 @@ def _chart(
         x_text, anchor = (x + 2, "end") if x > WIDTH / 2 else (x - 2, "start")
         parts.append(element("path", d=path([x, x], [_TOP, HEIGHT - _BOTTOM]), class_="kept"))
         parts.append(element("text", f"kept: {kept}", x=x_text, y=_TOP - 3, class_="note", text_anchor=anchor))
-    parts += [_line(frame, line) for line in lines]
+    parts += [draw_line(frame, line) for line in lines]
     if len(hints) <= _MOST_HINTS:
         half = (WIDTH - _RIGHT - frame.left) / max(len(hints) - 1, 1) / 2
         for epoch, words in hints:
             box = {"x": frame.x(epoch) - half, "width": 2 * half, "y": _TOP, "height": HEIGHT - _TOP - _BOTTOM}
             parts.append(element("rect", element("title", words), class_="hint", **box))
-    return _frame(frame, join(parts), spoken, x_title=frame.x_axis.label)
+    return draw_frame(frame, join(parts), spoken, x_title=frame.x_axis.label)
 
 
-def _line(frame: _Frame, line: Line) -> Markup:
+def draw_line(frame: Frame, line: Line) -> Markup:
+    """A line, with a dot at each of its points where they are few."""
     xs, ys = [frame.x(x) for x in line.xs], [frame.y(y) for y in line.ys]
     drawn = element("path", d=path(xs, ys), class_=f"line {line.style}")
     if len(xs) <= _MOST_DOTS:
@@ -302,7 +305,15 @@ def _line(frame: _Frame, line: Line) -> Markup:
     return drawn
 
 
-def _frame(frame: _Frame, content: Markup, spoken: str, *, x_title: str) -> Markup:
+def draw_frame(frame: Frame, content: Markup, spoken: str, *, x_title: str) -> Markup:
+    """Axes, grid and labels about the content.
+
+    Args:
+        frame: The axes.
+        content: Drawn above the grid.
+        spoken: What a screen reader says.
+        x_title: Name of the horizontal axis.
+    """
     bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
     parts: list[Markup] = []
     for value, label in frame.y_axis.ticks:

@@ -18,6 +18,7 @@ import torch
 from tintype.config import AugmentConfig, FitConfig
 from tintype.data.batches import Batch, train_batches
 from tintype.data.cache import ImageCache
+from tintype.data.features import FeatureCache
 from tintype.data.split import Split
 from tintype.errors import NonFiniteError, RunInterrupted
 from tintype.evaluation.predict import loss_and_accuracy, predict
@@ -61,7 +62,7 @@ class Fitted:
 
 def fit(
     network: Network,
-    cache: ImageCache,
+    cache: ImageCache | FeatureCache,
     split: Split,
     config: FitConfig,
     augment: AugmentConfig,
@@ -76,7 +77,7 @@ def fit(
 
     Args:
         network: Trained in place.
-        cache: The decoded images.
+        cache: The decoded images, or what the frozen layers before this network said of them.
         split: Training and validation images; the test images are not touched.
         config: Every number chosen.
         augment: Every number chosen.
@@ -113,7 +114,7 @@ class _Loop:
     """The state of one run of the loop."""
 
     network: Network
-    cache: ImageCache
+    cache: ImageCache | FeatureCache
     split: Split
     config: FitConfig
     augment: AugmentConfig
@@ -185,7 +186,7 @@ class _Loop:
         done = progress.epoch * self.steps + progress.step
         rate = learning_rate_at(self.config, done, self.steps, progress.history)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         # Dropout draws from torch's generator: seeding it here makes the draw a function of the step.
         torch.manual_seed((self.runtime.seed * 1_000_003 + done) % 2**63)
         loss_sum, correct = self._gradients(batch)

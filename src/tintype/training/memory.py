@@ -18,12 +18,12 @@ USABLE_SHARE = 0.6
 """Share of the free memory that activations may take; the rest is for workspaces, optimiser and fragmentation."""
 
 
-def activation_bytes(network: nn.Module, input_shape: tuple[int, int, int], runtime: Runtime) -> int:
-    """Bytes kept for the backward pass per image, counted on two images.
+def activation_bytes(network: nn.Module, inputs: torch.Tensor, runtime: Runtime) -> int:
+    """Bytes kept for the backward pass per image.
 
     Args:
         network: Is copied; its statistics stay as they are.
-        input_shape: (C, H, W).
+        inputs: Two images, or whatever the network takes, on the device.
         runtime: Device and precision of the run.
     """
     trial = copy.deepcopy(network).train()
@@ -36,11 +36,10 @@ def activation_bytes(network: nn.Module, input_shape: tuple[int, int, int], runt
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    images_NCHW = torch.zeros((2, *input_shape), dtype=torch.uint8, device=runtime.device)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), runtime.autocast():
-        output = trial(images_NCHW)
+        output = trial(inputs)
     assert isinstance(output, torch.Tensor)
-    return sum(kept.values()) // 2
+    return sum(kept.values()) // len(inputs)
 
 
 def largest_micro_batch(batch_size: int, bytes_per_image: int, free_bytes: int) -> int:

@@ -14,6 +14,9 @@ from torch import nn
 
 from tintype.config import FitConfig
 from tintype.errors import ConfigError
+from tintype.models.build import backbone_of
+from tintype.models.graph import layer_depths
+from tintype.models.network import BACKBONE, Network
 from tintype.records import EpochRecord
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -37,16 +40,14 @@ def make_optimizer(network: nn.Module, config: FitConfig) -> torch.optim.Optimiz
     """The optimiser named in the settings, over the parameters that train.
 
     Weight decay spares biases and normalisation parameters (those with one axis): shrinking them only
-    takes away scale and offset that the next layer needs.
+    takes away scale and offset that the next layer needs. Each group's ``scale`` is its share of the learning rate:
+    1 for the head, ``backbone_rate`` for the last layer of a backbone, and ``layer_decay`` times as much for each
+    layer before it (discriminative fine-tuning; Howard and Ruder, ULMFiT, 2018, section 3.2).
     """
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     assert config.learning_rate is not None
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay or 0.0},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups = _parameter_groups(network, config)
     rate = config.learning_rate
-    match config.optimizer:
+    match config.optimizer or "adamw":
         case "sgd":
             nesterov = config.momentum > 0
             return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=nesterov, fused=True)
@@ -61,6 +62,30 @@ def make_optimizer(network: nn.Module, config: FitConfig) -> torch.optim.Optimiz
             return torch.optim.Adadelta(groups, lr=rate, rho=config.rho, eps=1e-7, foreach=True)
         case "lbfgs":
             raise ConfigError("lbfgs fits an output layer on features that do not change; take adamw or sgd here.")
+
+
+def _parameter_groups(network: nn.Module, config: FitConfig) -> list[dict[str, Any]]:
+    scales = _rate_scales(network, config)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((scales.get(name, 1.0), parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": (config.weight_decay or 0.0) if decays else 0.0, "scale": scale}
+        for (scale, decays), parameters in groups.items()
+    ]
+
+
+def _rate_scales(network: nn.Module, config: FitConfig) -> dict[str, float]:
+    """Shares of the learning rate, by the names of a backbone's parameters."""
+    backbone = backbone_of(network) if isinstance(network, Network) else None
+    if backbone is None:
+        return {}
+    depths = layer_depths(backbone)
+    return {
+        f"body.{BACKBONE}.{name}": (config.backbone_rate or 1.0) * config.layer_decay ** depths.get(name, 0)
+        for name, _ in backbone.named_parameters()
+    }
 
 
 def learning_rate_at(config: FitConfig, step: int, steps_per_epoch: int, history: Sequence[EpochRecord]) -> float:

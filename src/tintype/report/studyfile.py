@@ -1,0 +1,201 @@
+"""``study.json``: the table of a study as records, written by :mod:`tintype.studies` and read for the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tintype.errors import RunError
+from tintype.records import Interval
+from tintype.report.text import printable
+from tintype.rundir import RunDir, write_json
+
+STUDY_FORMAT = 1
+STUDY_FILE = "study.json"
+
+RunState = Literal["finished", "diverged", "failed", "interrupted", "waiting"]
+
+
+@dataclass(frozen=True)
+class AxisRow:
+    """A setting that varies, what it is called, and the names of its values."""
+
+    setting: str
+    label: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The accuracy of a point beside the reference's, on the same images.
+
+    Attributes:
+        value: Accuracy minus the reference's, with its 95 % interval from ``low`` to ``high``.
+        low: Lower end.
+        high: Upper end.
+        n: Images.
+        p: Two-sided p-value of no difference.
+        adjusted_p: The same, adjusted for all comparisons of the study (Holm).
+        verdict: ``better``, ``worse`` or ``cannot be told apart``.
+        covers_seeds: Whether the choice of seeds is counted; else it holds for these networks only.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    p: float
+    adjusted_p: float
+    verdict: str
+    covers_seeds: bool
+
+
+@dataclass(frozen=True)
+class PointRow:
+    """One combination of settings over its seeds. Figures are None while no run of it has finished.
+
+    Attributes:
+        label: In words.
+        names: Setting to the name of its value.
+        settings: Setting to its value.
+        seeds: Those whose runs finished.
+        failed: How many runs did not.
+        accuracy: Mean over the seeds; the interval is for other images and other seeds.
+        accuracy_by_seed: In the order of ``seeds``.
+        accuracy_deviation: Standard deviation over the seeds; None with fewer than two.
+        loss: As ``accuracy``, cross-entropy in nats.
+        loss_by_seed: In the order of ``seeds``.
+        total_parameters: Of the network.
+        trainable_parameters: Of them, those that train.
+        epochs: Trained, median over the seeds.
+        seconds_per_epoch: With validation. Times and memory are medians over the seeds.
+        seconds_per_step: Per optimiser step, without validation.
+        images_per_second: In training.
+        training_seconds: From the first step, features of frozen layers included, to the last.
+        peak_memory_mb: Resident memory of the process during the run.
+        difference: Beside the reference; None for the reference itself, and where the images differ.
+    """
+
+    label: str
+    names: dict[str, str]
+    settings: dict[str, Any]
+    seeds: tuple[int, ...]
+    failed: int
+    accuracy: Interval | None = None
+    accuracy_by_seed: tuple[float, ...] = ()
+    accuracy_deviation: float | None = None
+    loss: Interval | None = None
+    loss_by_seed: tuple[float, ...] = ()
+    total_parameters: int | None = None
+    trainable_parameters: int | None = None
+    epochs: float | None = None
+    seconds_per_epoch: float | None = None
+    seconds_per_step: float | None = None
+    images_per_second: float | None = None
+    training_seconds: float | None = None
+    peak_memory_mb: float | None = None
+    difference: Difference | None = None
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run: its folder under ``runs/``, how it stands, and why it failed."""
+
+    name: str
+    point: str
+    seed: int
+    state: RunState
+    reason: str = ""
+    accuracy: float | None = None
+    loss: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """The table of a study.
+
+    Attributes:
+        format: Changes when this format does.
+        name: Of the study.
+        kind: ``depth``, ``models`` or ``grid``.
+        quick: Whether it is the short form.
+        split: What was measured: ``test``, or ``validation`` where there is no test set; empty before the first run.
+        images: How many images.
+        reference: Label of the point that the others are compared with.
+        best: Label of the most accurate point; empty before the first run.
+        axes: What varies.
+        seeds: The seeds of every point.
+        points: A row for each combination.
+        runs: A row for each run, in the order of work.
+        remarks: What a reader should know before believing the table.
+    """
+
+    format: int
+    name: str
+    kind: str
+    quick: bool
+    split: str
+    images: int
+    reference: str
+    best: str
+    axes: tuple[AxisRow, ...]
+    seeds: tuple[int, ...]
+    points: tuple[PointRow, ...]
+    runs: tuple[RunRow, ...]
+    remarks: tuple[str, ...]
+
+    def point(self, label: str) -> PointRow | None:
+        """The row of a label."""
+        return next((row for row in self.points if row.label == label), None)
+
+    @property
+    def finished(self) -> tuple[PointRow, ...]:
+        """The points that have an accuracy."""
+        return tuple(row for row in self.points if row.accuracy is not None)
+
+
+def write_study_table(folder: Path, table: StudyTable) -> None:
+    """Write ``study.json`` atomically."""
+    write_json(folder / STUDY_FILE, table)
+
+
+def read_study_table(folder: Path) -> StudyTable:
+    """Read ``study.json``; what no text file can hold, such as control characters in labels, comes back replaced.
+
+    Raises:
+        RunError: There is none, it is damaged, or it is from another version.
+    """
+    if not (folder / STUDY_FILE).is_file():
+        raise RunError(f"{folder} is not a study's directory: it holds no {STUDY_FILE}.")
+    content = printable(RunDir(folder).read_json(STUDY_FILE))
+    if not isinstance(content, dict) or content.get("format") != STUDY_FORMAT:
+        raise RunError(f"{folder / STUDY_FILE} is no table of a study that this version of tintype can read.")
+    try:
+        return StudyTable(
+            **{
+                **content,
+                "axes": tuple(AxisRow(**{**item, "values": tuple(item["values"])}) for item in content["axes"]),
+                "seeds": tuple(content["seeds"]),
+                "points": tuple(_point(item) for item in content["points"]),
+                "runs": tuple(RunRow(**item) for item in content["runs"]),
+                "remarks": tuple(content["remarks"]),
+            }
+        )
+    except (TypeError, KeyError) as error:
+        raise RunError(f"{folder / STUDY_FILE} is damaged: {error}.") from None
+
+
+def _point(content: dict[str, Any]) -> PointRow:
+    return PointRow(
+        **{
+            **content,
+            "seeds": tuple(content["seeds"]),
+            "accuracy": Interval(**content["accuracy"]) if content["accuracy"] else None,
+            "accuracy_by_seed": tuple(content["accuracy_by_seed"]),
+            "loss": Interval(**content["loss"]) if content["loss"] else None,
+            "loss_by_seed": tuple(content["loss_by_seed"]),
+            "difference": Difference(**content["difference"]) if content["difference"] else None,
+        }
+    )
