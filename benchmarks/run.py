@@ -70,9 +70,7 @@ def missing(folders: Folders, workloads: list[Workload]) -> str | None:
     return None
 
 
-def measure(
-    workload: Workload, pythons: dict[str, str], folders: Folders, repeats: int, timeout: float
-) -> list[Row]:
+def measure(workload: Workload, pythons: dict[str, str], folders: Folders, repeats: int, timeout: float) -> list[Row]:
     """Let the contenders take turns: all of them once, then all of them again.
 
     Raises:
@@ -89,9 +87,7 @@ def measure(
     return rows
 
 
-def turn(
-    workload: Workload, contender: Contender, python: str, folders: Folders, repeat: int, timeout: float
-) -> Row:
+def turn(workload: Workload, contender: Contender, python: str, folders: Folders, repeat: int, timeout: float) -> Row:
     """Run one contender once, as a process of its own with an empty cache folder."""
     with (
         tempfile.TemporaryDirectory(prefix="tintype-bench-") as scratch,
@@ -165,9 +161,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, default=BESIDE_THE_CHECKOUT / "data", help="folder with cats_dogs/, mnist/, chest_xray/"
     )
-    parser.add_argument(
-        "--weights", type=Path, default=BESIDE_THE_CHECKOUT / "weights", help=f"folder with {WEIGHTS}"
-    )
+    parser.add_argument("--weights", type=Path, default=BESIDE_THE_CHECKOUT / "weights", help=f"folder with {WEIGHTS}")
     parser.add_argument("--output", type=Path, default=HERE, help="folder for RESULTS.md and results/")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds that one turn may take")
     parser.add_argument("--keras-python", help="a Python with Keras, instead of making an environment")

@@ -190,14 +190,18 @@ WORKLOADS: tuple[Workload, ...] = (
         "last_stage_mobilenetv2",
         (
             Contender(
-                "tintype", "tintype", "contenders/tintype_last_stage.py", ("--network", "mobilenetv2_100"), True
+                "tintype",
+                "tintype",
+                "contenders/tintype_last_stage.py",
+                ("--network", "mobilenetv2_100"),
+                needs_weights=True,
             ),
             Contender(
                 "tintype, nothing kept",
                 "tintype",
                 "contenders/tintype_last_stage.py",
                 ("--network", "mobilenetv2_100", "--no-feature-cache"),
-                True,
+                needs_weights=True,
             ),
         ),
         (
@@ -240,7 +244,11 @@ WORKLOADS: tuple[Workload, ...] = (
         (
             Contender("tintype", "tintype", "contenders/tintype_heads.py", needs_weights=True),
             Contender(
-                "tintype, one setting", "tintype", "contenders/tintype_heads.py", ("--rates", "1", "--decays", "1"), True
+                "tintype, one setting",
+                "tintype",
+                "contenders/tintype_heads.py",
+                ("--rates", "1", "--decays", "1"),
+                needs_weights=True,
             ),
         ),
         (
@@ -297,7 +305,7 @@ WORKLOADS: tuple[Workload, ...] = (
                 "tintype",
                 "contenders/tintype_views.py",
                 ("--no-feature-cache",),
-                True,
+                needs_weights=True,
             ),
         ),
         (

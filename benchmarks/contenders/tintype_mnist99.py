@@ -74,12 +74,13 @@ class Attempt:
     def run(self, data: Prepared) -> None:
         """Build and train until the target is reached or the epochs are over."""
         begin, testing = time.perf_counter(), 0.0
-        network, runtime, plan = build(data)
+        built = build(data)
+        config = built.plan.config
 
         def test(_record: EpochRecord) -> None:
             nonlocal testing
             elapsed = time.perf_counter() - begin - testing
-            predictions = predict(network, data.cache, data.split.test, runtime, "test")
+            predictions = predict(built.network, data.cache, data.split.test, built.runtime, "test")
             accuracy = float(np.mean(predictions.predicted == predictions.labels))
             self.curve.append((elapsed, accuracy))
             self.reached = accuracy >= self.target
@@ -87,7 +88,7 @@ class Attempt:
 
         try:
             fit(
-                network, data.cache, data.split, plan.config.fit, plan.config.augment, runtime,
+                built.network, data.cache, data.split, config.fit, config.augment, built.runtime,
                 on_epoch=test, should_stop=lambda: self.reached,
             )  # fmt: skip
         except RunInterrupted:

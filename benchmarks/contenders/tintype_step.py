@@ -63,16 +63,17 @@ def main() -> None:
             }
         )
         data = prepare_data(config, Watch())
-        network, runtime, plan = build(data)
-        fitted = fit(network, data.cache, data.split, plan.config.fit, plan.config.augment, runtime)
+        built = build(data)
+        config = built.plan.config
+        fitted = fit(built.network, data.cache, data.split, config.fit, config.augment, built.runtime)
     print(
         json.dumps(
             {
                 "measures": {f"{name}_images_per_second": fitted.history[-1].images_per_second},
-                "parameters": summarize(network, data.input_shape).total_parameters,
-                "precision": runtime.precision,
+                "parameters": summarize(built.network, data.input_shape).total_parameters,
+                "precision": built.runtime.precision,
                 "micro_batch": fitted.micro_batch,
-                "evidence": runtime.evidence,
+                "evidence": built.runtime.evidence,
                 "versions": {"tintype": tintype.__version__, "torch": torch.__version__},
             }
         )

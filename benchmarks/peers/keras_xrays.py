@@ -30,7 +30,11 @@ def main() -> None:
     begin = time.perf_counter()
     train, validation, test = (flow(arguments, split) for split in ("train", "val", "test"))
     model = network(arguments.image_size)
-    clock = Clock()
+    begins, ends = [], []
+    clock = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda *_: begins.append(time.perf_counter()),
+        on_epoch_end=lambda *_: ends.append(time.perf_counter()),
+    )
     model.fit(
         # Without an end: Keras stops an epoch short where a generator with a length is used up.
         (next(train) for _ in itertools.count()),
@@ -43,13 +47,14 @@ def main() -> None:
     model.evaluate(test, verbose=0)
     measured = time.perf_counter() - begin
     left_out = arguments.epochs - arguments.measured_epochs
-    typical = sum(clock.seconds[1:]) / max(1, len(clock.seconds) - 1)
+    epochs = [end - start for start, end in zip(begins, ends, strict=True)]
+    typical = sum(epochs[1:]) / max(1, len(epochs) - 1)
     print(
         json.dumps(
             {
                 "measures": {"seconds": measured + left_out * typical},
                 "measured_seconds": measured,
-                "epoch_seconds": clock.seconds,
+                "epoch_seconds": epochs,
                 "epochs_left_out": left_out,
                 "parameters": model.count_params(),
                 "trainable_parameters": sum(int(tf.size(weight)) for weight in model.trainable_weights),
@@ -93,20 +98,6 @@ def network(size: int) -> keras.Model:
     )
     model.compile(optimizer=keras.optimizers.Adam(1e-3), loss="binary_crossentropy", metrics=["accuracy"])
     return model
-
-
-class Clock(keras.callbacks.Callback):
-    """Seconds of each epoch, its validation included."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds = []
-
-    def on_epoch_begin(self, epoch, logs=None) -> None:
-        self.begin = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None) -> None:
-        self.seconds.append(round(time.perf_counter() - self.begin, 3))
 
 
 if __name__ == "__main__":

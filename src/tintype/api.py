@@ -22,6 +22,7 @@ from tintype.report import write_report
 from tintype.run import Run, resume_run, start_run
 from tintype.rundir import RunDir
 from tintype.serving.predictor import Label, Predictor
+from tintype.studies import StudyResult, compare_settings, load_study, run_study
 from tintype.watch import Watch
 
 StrPath = str | Path
@@ -54,6 +55,61 @@ def train(
     file = Path(config) if config is not None else None
     made = make_config(data, file=file, options=options, settings=settings)
     return start_run(made, Path(output) if output is not None else None, watch)
+
+
+def compare_backbones(
+    data: StrPath | None,
+    backbones: Sequence[str],
+    *,
+    output: StrPath | None = None,
+    config: StrPath | None = None,
+    settings: Mapping[str, Any] | None = None,
+    watch: Watch = Watch(),
+    **options: Any,
+) -> StudyResult:
+    """Train once with each backbone and put time, parameters, loss and accuracy into one table, with paired tests.
+
+    Args:
+        data: As for :func:`train`, like the rest.
+        backbones: At least two; the first is the reference.
+        output: The study's directory.
+        config: A TOML file of settings.
+        settings: Single settings by dotted name.
+        watch: Progress, messages and stopping.
+        **options: As for :func:`train`.
+
+    Raises:
+        TintypeError: With one line that says what is wrong and what to do.
+    """
+    file = Path(config) if config is not None else None
+    made = make_config(data, file=file, options=options, settings=settings)
+    return compare_settings(made, "model.backbone", backbones, Path(output) if output is not None else None, watch)
+
+
+def study(
+    file: StrPath,
+    *,
+    data: StrPath | None = None,
+    output: StrPath | None = None,
+    settings: Mapping[str, Any] | None = None,
+    quick: bool = False,
+    watch: Watch = Watch(),
+) -> StudyResult:
+    """Do a whole experiment: every run of a study file that is not done yet, one table, one report.
+
+    Args:
+        file: The study, a TOML file; docs/studies.md describes it.
+        data: The images, instead of those that the file names.
+        output: The study's directory; ``runs/NAME`` by default. What is there of the same study is gone on with.
+        settings: Further settings of all runs by dotted name.
+        quick: The small size that the file describes.
+        watch: Progress, messages and stopping.
+
+    Raises:
+        TintypeError: With one line that says what is wrong and what to do.
+    """
+    loaded = load_study(Path(file), source=data, settings=settings, quick=quick)
+    return run_study(loaded, Path(output) if output is not None else None, watch)
 
 
 def resume(run: StrPath, *, watch: Watch = Watch()) -> Run:

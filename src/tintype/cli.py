@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tintype.output import Style
     from tintype.records import Finding
     from tintype.run import Run
+    from tintype.studies import StudyResult
     from tintype.watch import Watch
 
 USER_ERROR = 2
@@ -114,6 +115,12 @@ def train(
         "tensorboard": tensorboard or None,
     }  # fmt: skip
 
+    if backbone is not None and len(backbone) > 1:
+        if resume is not None:
+            _refuse_with_resume(backbone)
+        _compare_and_tell(data, backbone, output, config, settings, options | {"backbone": None}, as_json)
+        return
+
     def work(watch: Watch) -> Run:
         from tintype import api
         from tintype.config import parse_assignments
@@ -125,6 +132,27 @@ def train(
         return api.train(data, output=output, config=config, settings=changes, watch=watch, **options)
 
     _train_and_tell(work, as_json)
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(help="a study: base settings, axes, seeds (TOML)")],
+    data: Annotated[str | None, typer.Option(help="images, instead of those that the file names")] = None,
+    output: Output = None,
+    quick: Annotated[bool, typer.Option("--quick", help="the small size that the file describes")] = False,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Do a whole experiment: many runs, one table, one report."""
+
+    def work(watch: Watch) -> StudyResult:
+        from tintype import api
+        from tintype.config import parse_assignments
+
+        changes = parse_assignments(settings or [])
+        return api.study(file, data=data, output=output, settings=changes, quick=quick, watch=watch)
+
+    _study_and_tell(work, as_json)
 
 
 @app.command()
@@ -217,7 +245,7 @@ def import_(
     image_size: ImageSize = None,
     as_json: AsJson = False,
 ) -> None:
-    """Turn somebody's weights into a .safetensors file that says how to use it; nothing in it is executed."""
+    """Turn somebody else's weights into a .safetensors file."""
     from tintype import api
     from tintype.console import error_console
 
@@ -314,6 +342,40 @@ def _train_and_tell(work: Callable[[Watch], Run], as_json: bool) -> None:
         return
     show_findings(_worth_showing(run.findings))
     error_console.print(f"[bold]{headline(run.evaluation)}[/]\nreport: {run.report}", soft_wrap=True)
+
+
+def _compare_and_tell(
+    data: str | None,
+    backbones: list[str],
+    output: Path | None,
+    config: Path | None,
+    settings: list[str] | None,
+    options: dict[str, Any],
+    as_json: bool,
+) -> None:
+    def work(watch: Watch) -> StudyResult:
+        from tintype import api
+        from tintype.config import parse_assignments
+
+        changes = parse_assignments(settings or [])
+        return api.compare_backbones(
+            data, backbones, output=output, config=config, settings=changes, watch=watch, **options
+        )
+
+    _study_and_tell(work, as_json)
+
+
+def _study_and_tell(work: Callable[[Watch], StudyResult], as_json: bool) -> None:
+    from tintype.console import Display, error_console, show_study
+
+    display = Display(quiet=as_json)
+    with display.stoppable(), display.watching() as watch:
+        result = work(watch)
+    if as_json:
+        _print_json({"study": result.path, "table": result.table})
+        return
+    show_study(result.table)
+    error_console.print(f"report: {result.report}", soft_wrap=True)
 
 
 def _worth_showing(findings: tuple[Finding, ...]) -> list[Finding]:

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from tintype.records import DataSummary, EpochRecord, Evaluation, Finding, ModelSummary
+from tintype.report.studyfile import PointRow, StudyTable
 from tintype.watch import Watch
 
 SIGNS = {"critical": "[bold red]✗[/]", "warning": "[yellow]![/]", "info": "[blue]i[/]"}
@@ -172,6 +173,42 @@ def show_summary(summary: ModelSummary) -> None:
         f"total {summary.total_parameters:,}   trainable {summary.trainable_parameters:,}"
         f"   non-trainable {summary.non_trainable_parameters:,}"
     )
+
+
+def show_study(table: StudyTable) -> None:
+    """Print a study's table: accuracy with its interval, the difference to the reference, and the cost."""
+    console = stdout_console()
+    columns = [
+        ("", "left"), (f"{table.split} accuracy", "right"), ("95 % interval", "right"), ("loss", "right"),
+        (f"against {table.reference}", "left"), ("parameters", "right"), ("s/epoch", "right"), ("ms/step", "right"),
+        ("training", "right"),
+    ]  # fmt: skip
+    print_table(columns, [_study_row(point) for point in table.points], console)
+    for run in table.runs:
+        if run.reason:
+            console.print(f"failed: {escape(run.point)}, seed {run.seed}: {escape(run.reason)}", soft_wrap=True)
+    for remark in table.remarks:
+        console.print(escape(remark), style="dim", soft_wrap=True)
+
+
+def _study_row(point: PointRow) -> list[str]:
+    if point.accuracy is None:
+        return [point.label, "–", "", "", "no run finished", "", "", "", ""]
+    accuracy, difference = point.accuracy, point.difference
+    beside = ""
+    if difference is not None:
+        beside = f"{difference.value:+.2%} ({difference.low:+.2%} to {difference.high:+.2%}), {difference.verdict}"
+    return [
+        point.label,
+        f"{accuracy.value:.2%}",
+        f"{accuracy.low:.2%} to {accuracy.high:.2%}",
+        "" if point.loss is None else f"{point.loss.value:.4f}",
+        beside,
+        "" if point.total_parameters is None else f"{point.total_parameters:,}",
+        "" if point.seconds_per_epoch is None else f"{point.seconds_per_epoch:.1f}",
+        "" if point.seconds_per_step is None else f"{1000 * point.seconds_per_step:,.1f}",
+        "" if point.training_seconds is None else f"{point.training_seconds:,.1f} s",
+    ]
 
 
 def print_table(columns: list[tuple[str, str]], rows: list[list[str]], console: Console) -> None:

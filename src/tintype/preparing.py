@@ -105,7 +105,7 @@ def build(data: Prepared) -> Built:
         plan = plan.noted("model.freeze", f"{boundary.frozen} of {boundary.layers} layers", _what_is_frozen(boundary))
     if cut is not None:
         wanted = config.fit.feature_precision
-        precision, evidence = choose_front_precision(cut, runtime, data.input_shape, wanted)
+        precision, evidence = choose_front_precision(cut, runtime, data.cache, wanted)
         plan = plan.settled("fit.feature_precision", precision, evidence if wanted == "auto" else None)
     plan, runtime = _settle_computing(plan, network if cut is None else cut.tail, runtime, data.input_shape)
     return Built(network, cut, runtime, plan)

@@ -82,6 +82,7 @@ def test_a_weights_file_names_its_network(weights: Path) -> None:
         ({"model.depth": 2}, {"optimizer": "adamw", "epochs": 10, "views": 8, "head_epochs": 1, "backbone_rate": 0.1}),
         ({"model.depth": 2, "model.head": "dense 8 relu"}, {"head_epochs": 3}),
         ({"model.depth": "all"}, {"optimizer": "adamw", "views": None, "head_epochs": 1}),
+        ({"model.depth": "all", "fit.views": 4}, {"views": 1}),
         ({"model.freeze": "none", "model.weights": "none", "model.backbone": "resnet20"},
          {"optimizer": "adamw", "head_epochs": 0, "backbone_rate": 1.0}),
         ({"fit.feature_cache": False}, {"optimizer": "adamw", "views": None}),
@@ -95,7 +96,6 @@ def test_what_follows_from_what_is_set(weights: Path, settings: dict[str, Any], 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"model.depth": "all", "fit.views": 4}, "here none are"),
         ({"fit.views": 1, "augment.policy": "photo"}, "--views 8"),
         ({"fit.views": 4, "augment.policy": "none"}, "all the same"),
         ({"fit.optimizer": "lbfgs", "model.depth": 2}, "freeze = all"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import resource
 import shutil
 import threading
 from pathlib import Path
@@ -192,7 +194,7 @@ def test_failing_runs_are_recorded_and_the_study_goes_on(study_file: Path) -> No
 
 def test_failures_that_can_be_mended_are_tried_again(study_file: Path) -> None:
     text = STUDY.replace("seeds = 2", "seeds = 1", 1).replace(
-        '"fit.learning_rate" = [0.0001, 0.03]', '"model.layers" = {good = "gap", bad = "conv 4 3 relu\\npool 99\\ngap"}'
+        '"fit.learning_rate" = [0.0001, 0.03]', '"model.layers" = {good = "gap", bad = "conv 4 3 relu\\nwobble 3"}'
     ).replace('model.layers = "conv 4 3 relu\\ngap"\n', "")  # fmt: skip
     folder = do(study_file, text=text)
     runs = read_study_table(folder).runs
@@ -248,31 +250,30 @@ def test_comparing_settings_is_a_study_of_models(study_file: Path, monkeypatch: 
         {"data.source": "shapes", "data.image_size": 24, "fit.epochs": 1, "fit.batch_size": 16, "device": "cpu",
          "precision": "fp32", "threads": 1, "seed": 7}
     )  # fmt: skip
-    result = compare_settings(config, "model.layers", ["gap", "bn"])
-    assert result.path == Path("runs/shapes-gap-bn")
+    result = compare_settings(config, "model.layers", ["gap", "flatten"])
+    assert result.path == Path("runs/shapes-gap-flatten")
     assert result.report.is_file()
-    assert [row.label for row in result.table.points] == ["gap", "bn"]
+    assert [row.label for row in result.table.points] == ["gap", "flatten"]
     assert result.table.seeds == (7,)
-    predictions = [RunDir(result.path / "runs" / f"layers={name},seed=7").read_predictions() for name in ("gap", "bn")]
-    gap, bn = (item["test"].predicted == item["test"].labels for item in predictions)
+    predictions = [
+        RunDir(result.path / "runs" / f"layers={name},seed=7").read_predictions() for name in ("gap", "flatten")
+    ]
+    gap, flatten = (item["test"].predicted == item["test"].labels for item in predictions)
     difference = result.table.points[1].difference
     assert difference is not None
-    assert difference.p == pytest.approx(mcnemar(int((bn & ~gap).sum()), int((gap & ~bn).sum())))
-    assert difference.value == pytest.approx(bn.mean() - gap.mean())
+    assert difference.p == pytest.approx(mcnemar(int((flatten & ~gap).sum()), int((gap & ~flatten).sum())))
+    assert difference.value == pytest.approx(flatten.mean() - gap.mean())
     assert not difference.covers_seeds
     with pytest.raises(ConfigError, match="at least two values"):
         compare_settings(config, "model.layers", ["gap"])
 
 
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the counter cannot be set back here")
 def test_peak_memory_is_the_runs_own(study_file: Path) -> None:
     """Memory that was used before the study is not laid at its door."""
-    heap = np.ones(150_000_000, dtype=np.float64)  # 1.2 GB
-    heap += 1
-    del heap
+    np.ones(100_000_000, dtype=np.float64)  # 763 MiB, freed at once
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     text = STUDY.replace("seeds = 2", "seeds = 1", 1).replace("[0.0001, 0.03]", "[0.03]")
     peak = read_study_table(do(study_file, text=text)).points[0].peak_memory_mb
     assert peak is not None
-    import resource
-
-    assert peak < 1_500
-    assert peak <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 + 1
+    assert 100 < peak < before - 400

@@ -152,10 +152,11 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 def crossed_share(is_so_SN: NDArray[np.bool_]) -> Interval:
     """A share over several networks on the same images: an interval for other images and other seeds.
 
-    Wilson's at the number of images that has the same variance, which is never more than there are images. The
-    variance is that of a two-way random layout, images by seeds, with Satterthwaite's degrees of freedom, as for
-    several readers of the same X-rays (S. L. Hillis, "A comparison of denominator degrees of freedom methods for
-    multiple observer ROC analysis", Statistics in Medicine 26, 2007). With one network it is Wilson's.
+    Wilson's at the number of images that has the same variance, which is never more than there are images. To the
+    variance of one network on these images comes what the seeds add in a two-way random layout, images by seeds, with
+    Satterthwaite's degrees of freedom, as for several readers of the same X-rays (S. L. Hillis, "A comparison of
+    denominator degrees of freedom methods for multiple observer ROC analysis", Statistics in Medicine 26, 2007). With
+    one network, or with seeds that agree, it is Wilson's.
 
     Args:
         is_so_SN: Whether image n has the property by network s, shape (S, N).
@@ -165,8 +166,7 @@ def crossed_share(is_so_SN: NDArray[np.bool_]) -> Interval:
     if len(is_so_SN) == 1 or n < 2:
         low, high = wilson_bounds(value, n)
         return Interval(value, float(low), float(high), n)
-    parts = _crossed(is_so_SN.astype(np.float64))
-    variance, freedom = _with_seeds(max(parts.images, value * (1 - value) / n), (parts,))
+    variance, freedom = _with_seeds(value * (1 - value) / n, (_crossed(is_so_SN.astype(np.float64)),))
     stretched = variance * (float(stdtrit(freedom, UPPER_QUANTILE)) / Z) ** 2
     return score_interval(value, stretched, most=n, n=n)
 

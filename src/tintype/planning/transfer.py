@@ -130,10 +130,7 @@ def _plan_views(chooser: Chooser) -> None:
     policy, views = config.augment.policy, config.fit.views
     if not keeps_features(config):
         if views is not None and views > 1:
-            raise ConfigError(
-                f"views: {views} views of each image are kept of what frozen layers say, and here none are. "
-                "Leave views out: each epoch changes the images anew."
-            )
+            chooser.choose("fit.views", 1, "nothing is frozen and kept, so that each epoch changes the images anew")
         return
     if views is None:
         plain = policy == "none" or (policy == "auto" and freezes_all(config))

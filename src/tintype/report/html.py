@@ -17,6 +17,7 @@ from tintype.report import figures, material, results, text
 from tintype.report.comparison import class_difference_rows, comparison_headline, difference_rows
 from tintype.report.confusion import confusion_views
 from tintype.report.inputs import ReportInput, read_inputs
+from tintype.report.tried import tried_view
 from tintype.rundir import RunDir, write_text
 
 REPORT_NAME = "report.html"
@@ -61,6 +62,7 @@ def report_context(inputs: ReportInput) -> dict[str, Any]:
         "headline": results.quotation(inputs),
         "facts": material.run_facts(inputs),
         "curves": _history_charts(inputs),
+        "tried": tried_view(inputs.penalties, inputs.heads),
         "figure_splits": [text.SPLIT_WORDS[split] for split in splits],
         "figure_rows": rows,
         "class_table": results.class_table(evaluation, inputs.classes) if evaluation else None,
@@ -90,6 +92,7 @@ def evaluation_context(inputs: ReportInput, original: ReportInput) -> dict[str, 
 _REPORT_SECTIONS = (
     ("findings", "Findings", None),
     ("training", "Training", "curves"),
+    ("tried", "What was tried", "tried"),
     ("confusion", "Confusion", "confusion"),
     ("classes", "Classes", "class_table"),
     ("calibration", "Calibration", "calibration"),
@@ -146,6 +149,8 @@ def _shared(inputs: ReportInput, model: dict[str, Any], classes: Sequence[str], 
 
 
 def _history_charts(inputs: ReportInput) -> list[figures.Chart]:
+    if len(inputs.history) < 2 and inputs.penalties:
+        return []  # a logistic regression has no course over epochs
     if not inputs.history:
         return []
     n, kept = material.images_in(inputs.data, "validation"), inputs.kept_epoch

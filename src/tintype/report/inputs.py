@@ -56,6 +56,8 @@ class ReportInput:
         gallery: Thumbnails.
         config_toml: Text of ``config.toml``, or an empty text.
         mistakes: The most confident wrong answers of :attr:`split`, the surest first.
+        penalties: ``penalties.json``, or an empty dictionary.
+        heads: ``heads.json``, or an empty dictionary.
     """
 
     name: str
@@ -70,6 +72,8 @@ class ReportInput:
     gallery: tuple[GalleryImage, ...]
     config_toml: str
     mistakes: tuple[Mistake, ...]
+    penalties: dict[str, Any]
+    heads: dict[str, Any]
 
     @property
     def split(self) -> str | None:
@@ -145,6 +149,8 @@ def read_inputs(run_dir: RunDir) -> ReportInput:
         gallery=tuple(_record(GalleryImage, item, "gallery.json") for item in _optional(run_dir, "gallery.json", [])),
         config_toml=printable(config.read_text("utf-8", errors="surrogateescape")) if config.is_file() else "",
         mistakes=read_mistakes(run_dir, main_split(evaluations)),
+        penalties=_optional(run_dir, "penalties.json", {}),
+        heads=_optional(run_dir, "heads.json", {}),
     )
 
 

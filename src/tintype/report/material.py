@@ -179,8 +179,9 @@ def network_view(summary: ModelSummary) -> NetworkView:
 
 
 def network_name(inputs: ReportInput) -> str:
-    """The network's name in the settings; empty where it is a text of layers."""
-    return str(inputs.settings.get("model", {}).get("name") or "")
+    """The network's name in the settings, or its backbone's; empty where it is a text of layers."""
+    model = inputs.settings.get("model", {})
+    return str(model.get("backbone") or model.get("name") or "")
 
 
 def environment_rows(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -222,7 +223,9 @@ def run_facts(inputs: ReportInput) -> list[tuple[str, str]]:
         facts.append(("Network", f"{name}, {total}{text.NBSP}parameters"))
     if inputs.history:
         seconds = inputs.environment.get("training_seconds") or sum(row.seconds for row in inputs.history)
-        facts.append(("Training", f"{text.plural(len(inputs.history), 'epoch')} in {text.duration(seconds)}"))
+        is_logistic = inputs.penalties and len(inputs.history) == 1
+        what = "logistic regression" if is_logistic else text.plural(len(inputs.history), "epoch")
+        facts.append(("Training", f"{what} in {text.duration(seconds)}"))
     if machine := _machine(inputs.environment):
         facts.append(("Machine", machine))
     if inputs.environment.get("started"):

@@ -257,13 +257,21 @@ def _settings(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _is_setting(dotted: str) -> bool:
     """True for the name of a single setting, False for a section and for what does not exist."""
-    section: Any = RunConfig()
+    section: type[BaseModel] = RunConfig
     *outer, leaf = dotted.split(".")
     for name in outer:
-        section = getattr(section, name, None)
-        if not isinstance(section, BaseModel):
+        inner = _section(section, name)
+        if inner is None:
             return False
-    return leaf in type(section).model_fields and not isinstance(getattr(section, leaf), BaseModel)
+        section = inner
+    return leaf in section.model_fields and _section(section, leaf) is None
+
+
+def _section(of: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """The class of a section's section; None for a single setting and for what does not exist."""
+    annotation = of.model_fields[name].annotation if name in of.model_fields else None
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _axis(setting: str, label: str, given: Any) -> Axis:

@@ -19,7 +19,7 @@ from tintype.config import AugmentConfig, FitConfig, PrecisionName
 from tintype.data.augment import draw_warps
 from tintype.data.batches import changed_images, feature_batches
 from tintype.data.cache import ImageCache
-from tintype.data.features import FeatureCache, bf16_bits, foretell, open_features
+from tintype.data.features import FeatureCache, bf16_bits, foretell, missing_bytes, open_features
 from tintype.data.split import Split
 from tintype.models.build import backbone_of
 from tintype.models.fused import Front, can_fuse, fused
@@ -38,6 +38,9 @@ FRONT_PIXELS = 1_600_000
 """Pixels in a batch through the frozen layers: 32 images of 224 px. MobileNetV2, two Intel cores with AMX, bf16, images
 a second: 359 in batches of 8, 401 of 16, 471 of 32, 485 of 64."""
 
+
+PROBE_PIXELS = FRONT_PIXELS // 2
+"""The precision is measured on half a batch."""
 
 VECTOR_BATCH = 1024
 
@@ -68,17 +71,34 @@ def cut_network(network: Network, boundary: Boundary) -> CutNetwork | None:
 
 
 def choose_front_precision(
-    cut: CutNetwork, runtime: Runtime, input_shape: tuple[int, int, int], wanted: PrecisionName
+    cut: CutNetwork, runtime: Runtime, cache: ImageCache, wanted: PrecisionName
 ) -> tuple[PrecisionName, str]:
-    """In which precision the frozen layers run, and why; ``auto`` measures it."""
+    """In which precision the frozen layers run, and why.
+
+    Args:
+        cut: The network in two parts.
+        runtime: Where they run.
+        cache: The images that they will see.
+        wanted: ``auto`` takes the one in which features of these images are kept already, and else measures.
+    """
     if wanted != "auto":
         return wanted, "as set"
+    precisions: tuple[PrecisionName, ...] = ("bf16", "fp32")
+    for precision in precisions:
+        if is_kept(features_key(cut.front, cache, precision), _kept_shape(cut.tail.feature_shape), cache, precision):
+            return precision, "the features of these images are kept in it"
     networks: dict[PrecisionName, nn.Module] = {
-        "fp32": fast_front(cut.front, "fp32", runtime.device),
-        "bf16": fast_front(cut.front, "bf16", runtime.device),
+        precision: fast_front(cut.front, precision, runtime.device) for precision in ("fp32", "bf16")
     }
-    images_NCHW = probe_images(input_shape, front_batch_size(input_shape[1]), runtime.device, FRONT_PIXELS // 2)
+    size, channels = cache.geometry.size, cache.geometry.channels
+    images_NCHW = probe_images((channels, size, size), front_batch_size(size), runtime.device, PROBE_PIXELS)
     return choose_inference_precision(runtime, networks, images_NCHW)
+
+
+def is_kept(key: str, shape: tuple[int, ...], cache: ImageCache, precision: PrecisionName) -> bool:
+    """True where the features of all images as they are lie on disk."""
+    none = np.zeros(0, np.int64)
+    return missing_bytes(key, shape, precision == "bf16", cache.usable, none, views=1, views_key="") == 0
 
 
 def fast_front(front: Front, precision: PrecisionName, device: torch.device) -> nn.Module:

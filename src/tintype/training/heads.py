@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -200,11 +201,11 @@ def fit_heads(
         RunInterrupted: ``should_stop`` said so.
     """
     assert settings
-    features = torch.as_tensor(features_KNF).float()
+    features = _tensor(features_KNF).float()
     device = features.device
     views, images = features.shape[:2]
-    rows_RF, labels = features.flatten(0, 1), torch.as_tensor(labels_N, device=device)
-    validation = torch.as_tensor(validation_VF, device=device).float(), torch.as_tensor(labels_V, device=device)
+    rows_RF, labels = features.flatten(0, 1), _tensor(labels_N).to(device)
+    validation = _tensor(validation_VF).to(device).float(), _tensor(labels_V).to(device)
     weights_K = None if class_weights is None else torch.as_tensor(class_weights, device=device)
     units = 1 if output == "sigmoid" else classes
     groups = [_Group(numbers, settings, rows_RF.shape[1], units, device) for numbers in _stackable(settings)]
@@ -230,6 +231,11 @@ def fit_heads(
             break
     ends = dict(itertools.chain.from_iterable(group.finish() for group in groups))
     return FittedHeads(*zip(*(ends[number] for number in range(len(settings))), strict=True))
+
+
+def _tensor(values: Tensor | NDArray[Any]) -> Tensor:
+    """A tensor as it is, an array copied: a mapped file may not be written to, which PyTorch warns about."""
+    return values if isinstance(values, Tensor) else torch.tensor(values)
 
 
 def _stackable(settings: Sequence[HeadSetting]) -> list[list[int]]:

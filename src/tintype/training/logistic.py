@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,16 +144,16 @@ def fit_logistic(
         RunInterrupted: ``should_stop`` said so.
     """
     assert output == "softmax" or classes == 2, "a sigmoid unit tells two classes apart"
-    train, labels_R = torch.as_tensor(train_RF), torch.as_tensor(train_labels)
+    train, labels_R = _tensor(train_RF), _tensor(train_labels)
     device = train.device
-    validation, labels_V = torch.as_tensor(validation_VF).to(device), torch.as_tensor(validation_labels).to(device)
+    validation, labels_V = _tensor(validation_VF).to(device), _tensor(validation_labels).to(device)
     _require_usable(train, "training")
     _require_usable(validation, "validation")
     weights_K = torch.ones(classes) if class_weights is None else torch.as_tensor(class_weights).float()
     scaling = _Scaling(train)
     choice = _Choice(
         scaling.apply(train), labels_R.to(device), scaling.apply(validation), labels_V, weights_K.to(device),
-        classes, output, _folds(labels_R.cpu().numpy(), groups, len(labels_V)),
+        classes, output, fold_of_rows(labels_R.cpu().numpy(), groups, len(labels_V)),
     )  # fmt: skip
     strongest, steps = max(1, scaling.varying), STEPS_PER_DECADE * DECADES + 1
     for number in range(steps):
@@ -201,6 +202,7 @@ class _Choice:
         self.problems = self._make(seen_RP * self.weights_R[:, None])
         self.trials: list[LogisticTrial] = []
         self.best: int | None = None
+        self._best_score = math.inf
         self._last = self._best_weights = self.problems.zeros()
 
     def _has_seen_its_class(self, seen_RP: Tensor, classes: int) -> Tensor:
@@ -214,14 +216,9 @@ class _Choice:
         solution = self.problems.minimise(self._last, penalty, tolerance=1e-6)
         self._last = solution.weights
         trial = self._judge(solution, penalty, started)
-        number = len(self.trials)
+        if trial.score is not None and trial.score < self._best_score:
+            self.best, self._best_score, self._best_weights = len(self.trials), trial.score, self._last
         self.trials.append(trial)
-        best = math.inf if self.best is None else self.trials[self.best].score
-        if trial.score is None:
-            if number == USUAL_STEP:
-                self._best_weights = self._last
-        elif best is None or trial.score < best:
-            self.best, self._best_weights = number, self._last
 
     def _judge(self, solution: Solution, penalty: float, started: float) -> LogisticTrial:
         logits = solution.logits
@@ -242,7 +239,7 @@ class _Choice:
         """The chosen penalty, its weights (F, C) for standardised features and its bias (C,), solved precisely."""
         penalty = self.trials[USUAL_STEP if self.best is None else self.best].penalty
         all_rows = self._make(self.weights_R[:, None])
-        weights = all_rows.minimise(self._best_weights[:, -1:], penalty, tolerance=1e-9).weights[:, 0]
+        weights = all_rows.minimise(self._best_weights[:, -1:], penalty, tolerance=1e-10).weights[:, 0]
         return penalty, self.axes.expand(weights[:-1]), weights[-1]
 
 
@@ -274,20 +271,27 @@ class _Scaling:
         return (weight_CF / self.largest_F).float().contiguous(), bias_C.float()
 
 
-def _folds(labels_R: NDArray[np.int64], groups: NDArray[np.int64] | None, validation_rows: int) -> NDArray[np.int64]:
-    """The fold that each row is held out in, by class in turn; all 0 where the validation rows will choose.
+def fold_of_rows(
+    labels_R: NDArray[np.int64], groups: NDArray[np.int64] | None, validation_rows: int
+) -> NDArray[np.int64]:
+    """The fold that each training row is held out in, (R,); all 0 where the validation rows are to choose.
 
-    A group's rows are in one fold; its class is that of its first row.
+    Every fold gets the same share of each class, to one image, and all the rows of a group, whose class is that of its
+    first row.
+
+    Args:
+        labels_R: Class ids.
+        groups: (R,) the image of each row; None: each row is an image.
+        validation_rows: How many there are.
     """
     names = np.arange(len(labels_R)) if groups is None else groups
     _, first, group_of_row = np.unique(names, return_index=True, return_inverse=True)
     images = len(first)
     if images >= MANY_IMAGES and validation_rows >= LEAST_VALIDATION:
         return np.zeros(len(labels_R), dtype=np.int64)
-    folds = min(images, FOLDS)
     keys = uniform(0, 0, np.arange(images), 1)[:, 0]
     fold_of_group = np.empty(images, dtype=np.int64)
-    fold_of_group[np.lexsort((keys, labels_R[first]))] = np.arange(images) % folds
+    fold_of_group[np.lexsort((keys, labels_R[first]))] = np.arange(images) % min(images, FOLDS)
     return fold_of_group[group_of_row]
 
 
@@ -295,6 +299,11 @@ def _loss_and_accuracy(logits_NC: Tensor, labels_N: Tensor, weights_N: Tensor) -
     losses_N, _ = cross_entropies(logits_NC, labels_N, 0.0)
     loss = (losses_N * weights_N).double().sum() / weights_N.double().sum()
     return float(loss), float(count_correct(logits_NC, labels_N)) / len(labels_N)
+
+
+def _tensor(values: Tensor | NDArray[Any]) -> Tensor:
+    """A tensor as it is, an array copied: a mapped file may not be written to, which PyTorch warns about."""
+    return values if isinstance(values, Tensor) else torch.tensor(values)
 
 
 def _require_usable(rows_RF: Tensor, which: str) -> None:

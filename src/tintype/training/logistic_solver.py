@@ -30,7 +30,7 @@ LEAST_VARIANCE = 1e-7
 """Principal axes with a smaller share of the largest variance are rounding."""
 
 BIAS_PENALTY = 1e-6
-"""Keeps the bias of a class without rows finite; an ordinary bias does not feel it."""
+"""Keeps the bias of a class without rows finite; at most a thousandth of the weights', so that no other feels it."""
 
 MEMORY = 10
 """Steps whose change of gradient is remembered."""
@@ -120,7 +120,7 @@ class Problems:
     def __init__(
         self, axes: Axes, labels_R: Tensor, factors_RP: Tensor, total: float, classes: int, output: OutputKind
     ) -> None:
-        self.axes, self.labels_R, self.total = axes, labels_R, total
+        self.axes, self.labels_R = axes, labels_R
         self.shares_RP = factors_RP / total
         self.targets_RK = one_hot(labels_R, classes).float()
         self.units = 1 if output == "sigmoid" else classes
@@ -140,14 +140,14 @@ class Problems:
             most_iterations: Stop here in any case.
         """
         penalties = torch.full((len(start), 1, 1), penalty, device=start.device)
-        penalties[-1] = BIAS_PENALTY
-        variances = torch.cat([self.axes.variances, torch.ones_like(self.axes.variances[:1])])[:, None, None]
+        penalties[-1] = min(BIAS_PENALTY, 1e-3 * penalty)
+        variances = torch.cat([self.axes.variances, self.axes.variances.new_ones(1)])[:, None, None]
         point = self._evaluate(start, penalties)
-        inverse = 1 / (point.curvature * variances + penalties)
         memory: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=MEMORY)
         open_P = torch.ones_like(point.values, dtype=torch.bool)
         iterations = 0
         while iterations < most_iterations:
+            inverse = 1 / (point.curvature * variances + penalties)
             # Half the squared length of the gradient, in the metric of the curvature, is what a Newton step gains.
             open_P = open_P & (0.5 * _dot(point.gradient, inverse * point.gradient) > tolerance)
             if not open_P.any():
