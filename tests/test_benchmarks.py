@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-MODULES = ("workloads", "results", "machine", "environments", "run")
+MODULES = ("layouts", "workloads", "results", "machine", "environments", "run")
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,21 @@ def test_range_of_ratios_is_within_rounds(bench: Any) -> None:
     (ratio,) = bench.results.ratios(rows, workload, measure)
     assert (ratio.low, ratio.high) == (2.0, 3.0)
     assert ratio.value == pytest.approx(35 / 15)
+
+
+@pytest.mark.parametrize(("higher_is_better", "expected"), [(True, -0.25), (False, 0.25)])
+def test_differences_instead_of_ratios(bench: Any, higher_is_better: bool, expected: float) -> None:
+    workload, measure = race(bench, higher_is_better=higher_is_better, average="mean")
+    measure = replace(measure, compared="difference", required={"other": -0.1}, aim={}, unit="%")
+    workload = replace(workload, measures=(measure,))
+    rows = rows_of(bench, "tintype", [98.0, 99.0]) + rows_of(bench, "other", [98.5, 99.0])
+    (ratio,) = bench.results.ratios(rows, workload, measure)
+    assert (ratio.value, ratio.low, ratio.high) == (expected, *sorted((0.0, 2 * expected)))
+    assert ratio.verdict == ("met" if expected > 0 else "not met")
+    text = bench.results.format_section("day", rows, [workload], {})
+    (line,) = [line for line in text.splitlines() if line.startswith("| other")]
+    spread = "-0.50 to +0.00" if expected < 0 else "+0.00 to +0.50"
+    assert line.endswith(f"| {expected:+.2f} % ({spread}) | at least -0.1 %: {ratio.verdict} |")
 
 
 def test_one_repeat_short_of_the_target_leaves_no_figure(bench: Any) -> None:
@@ -167,6 +183,10 @@ def test_saving_replaces_the_rows_of_the_same_workload_only(bench: Any, tmp_path
     assert (tmp_path / "RESULTS.md").read_text(encoding="utf-8").count("\n## ") == 1
 
 
+def folders(bench: Any, data: Path) -> Any:
+    return bench.run.Folders(data, data / "weights")
+
+
 def scripted(bench: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> tuple[Any, Any]:
     (folder / "contender.py").write_text(code, encoding="utf-8")
     monkeypatch.setattr(bench.run, "HERE", folder)
@@ -188,7 +208,7 @@ def test_a_turn_reads_the_last_object_and_measures_the_process(
         "print('goodbye')\n"
     )
     workload, _ = scripted(bench, tmp_path, monkeypatch, code)
-    rows = bench.run.measure(workload, {"tintype": sys.executable}, tmp_path, 2, timeout=60)
+    rows = bench.run.measure(workload, {"tintype": sys.executable}, folders(bench, tmp_path), 2, timeout=60)
     assert [row.repeat for row in rows] == [0, 1]
     assert rows[1].measures == {"speed": 2.0}
     assert rows[1].details["arguments"] == ["--data", str(tmp_path), "--seed", "1", "--extra"]
@@ -206,13 +226,13 @@ def test_a_failing_contender_stops_the_run_with_one_line(
 ) -> None:
     workload, _ = scripted(bench, tmp_path, monkeypatch, code)
     with pytest.raises(RuntimeError, match=message):
-        bench.run.measure(workload, {"tintype": sys.executable}, tmp_path, 1, timeout=60)
+        bench.run.measure(workload, {"tintype": sys.executable}, folders(bench, tmp_path), 1, timeout=60)
 
 
 def test_a_contender_that_hangs_is_killed(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workload, _ = scripted(bench, tmp_path, monkeypatch, "import time; time.sleep(60)")
     with pytest.raises(TimeoutError, match=r"contender\.py took longer than 0 s"):
-        bench.run.measure(workload, {"tintype": sys.executable}, tmp_path, 1, timeout=0.2)
+        bench.run.measure(workload, {"tintype": sys.executable}, folders(bench, tmp_path), 1, timeout=0.2)
 
 
 def test_a_given_python_needs_no_environment(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,3 +256,123 @@ def test_every_contender_is_there_and_every_ratio_has_its_contender(bench: Any) 
         for measure in workload.measures:
             assert set(measure.required) | set(measure.aim) <= set(names)
             assert all(measure.aim[name] > measure.required[name] for name in measure.aim)
+
+
+def test_every_contender_takes_its_arguments(bench: Any) -> None:
+    for workload in bench.workloads.WORKLOADS:
+        for contender in workload.contenders:
+            code = (BENCHMARKS / contender.script).read_text(encoding="utf-8")
+            wanted = ["--data", "--seed", *(["--weights"] if contender.needs_weights else []), *contender.arguments]
+            for flag in (item for item in wanted if item.startswith("--")):
+                assert f'"{flag}"' in code, f"{contender.script} takes no {flag}"
+            for measure in workload.measures:
+                # Some keys begin with the name of a network that was asked for.
+                named = (measure.key, measure.key.split("_", 1)[-1])
+                assert any(name in code for name in named), f"{contender.script} gives no {measure.key}"
+
+
+def test_names_and_letters_are_unambiguous(bench: Any) -> None:
+    names = [workload.name for workload in bench.workloads.WORKLOADS]
+    letters = {measure.letter for workload in bench.workloads.WORKLOADS for measure in workload.measures}
+    assert len(set(names)) == len(names)
+    assert not letters & set(names)
+    assert bench.run.LETTERS.split(",") == sorted(letters)
+    for workload in bench.workloads.WORKLOADS:
+        for measure in workload.measures:
+            assert measure.title.startswith(f"({measure.letter}) ")
+
+
+def test_the_runner_says_what_is_missing(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench.run, "python_of", lambda *_: pytest.fail("no environment is to be made"))
+
+    def said(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+        assert bench.run.main() == 2
+        return capsys.readouterr().err
+
+    nowhere = str(tmp_path / "nowhere")
+    assert "--only takes some of a,b,c" in said("--only", "z")
+    assert f"there is no data folder {nowhere}" in said("--only", "heads", "--data", nowhere)
+    there = str(tmp_path)
+    assert f"in {nowhere}; give its folder with --weights" in said("--only", "h", "--data", there, "--weights", nowhere)
+
+
+def test_a_turn_gets_its_own_images_and_weights(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import json, sys, pathlib\n"
+        "found = sorted(path.name for path in pathlib.Path(sys.argv[2]).iterdir())\n"
+        "print(json.dumps({'measures': {'speed': 1.0}, 'versions': {}, 'found': found, 'arguments': sys.argv[1:]}))\n"
+    )
+    workload, contender = scripted(bench, tmp_path, monkeypatch, code)
+
+    def lay_out(data: Path, folder: Path) -> None:
+        assert data == tmp_path
+        folder.mkdir()
+        (folder / "photo").touch()
+
+    contender = replace(contender, needs_weights=True)
+    workload = replace(workload, contenders=(contender,), layout=lay_out)
+    given = folders(bench, tmp_path)
+    (row,) = bench.run.measure(workload, {"tintype": sys.executable}, given, 1, timeout=60)
+    assert row.details["found"] == ["photo"]
+    assert row.details["arguments"][2:] == ["--seed", "0", "--weights", str(given.weights), "--extra"]
+
+
+def test_xrays_are_laid_out_the_same_for_all(bench: Any, tmp_path: Path) -> None:
+    for split, count in (("train", 11), ("test", 3)):
+        for name in ("covid", "normal", "pneumonia_bac"):
+            folder = tmp_path / "chest_xray" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                (folder / f"{name}{number:02}.png").write_text(f"{split} {name} {number}")
+    laid_out = []
+    for turn in ("first", "second"):
+        bench.layouts.lay_out_xrays(tmp_path, tmp_path / turn)
+        laid_out.append(
+            {
+                path.relative_to(tmp_path / turn).as_posix(): path.read_text()
+                for path in (tmp_path / turn).rglob("*.png")
+            }
+        )
+    assert laid_out[0] == laid_out[1]
+    counts = Counter(name.rpartition("/")[0] for name in laid_out[0])
+    assert counts == {
+        f"{split}/{name}": count
+        for split, count in (("train", 8), ("val", 3), ("test", 3))
+        for name in ("covid", "normal")
+    }
+    assert len(set(laid_out[0].values())) == len(laid_out[0])
+
+
+TINY = {
+    "xrays": ("--epochs", "1", "--image-size", "32"),
+    "last_stage_mobilenetv2": ("--images", "16", "--image-size", "32"),
+    "last_stage_vgg16": ("--images", "16", "--image-size", "32"),
+    "heads": ("--epochs", "1", "--image-size", "32"),
+    "features": ("--image-size", "32"),
+    "views": ("--epochs", "1", "--fraction", "0.1", "--views", "2", "--image-size", "32"),
+}
+"""Arguments that make the contenders on real photos quick."""
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize("name", list(TINY))
+def test_tintype_does_the_work_on_small_images(
+    bench: Any, name: str, tmp_path: Path, shared_data: Callable[[str], Path], shared_weights: Callable[[str], Path]
+) -> None:
+    data = shared_data("cats_dogs").parent
+    weights = shared_weights(Path(bench.workloads.WEIGHTS).stem).parent
+    workload = next(item for item in bench.workloads.WORKLOADS if item.name == name)
+    ours = [
+        replace(contender, arguments=contender.arguments + TINY[name])
+        for contender in workload.contenders
+        if contender.peer == "tintype"
+    ]
+    workload = replace(workload, contenders=tuple(ours), files="")
+    rows = bench.run.measure(workload, {"tintype": sys.executable}, bench.run.Folders(data, weights), 1, timeout=200)
+    assert len(rows) == len(ours)
+    for row in rows:
+        assert all(0 < row.measures[measure.key] < math.inf for measure in workload.measures)

@@ -77,7 +77,7 @@ def test_the_same_with_and_without_kept_features(shapes: Path, tmp_path: Path, p
         assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
         assert one.validation_loss == pytest.approx(other.validation_loss, rel=1e-3)
     probabilities = [RunDir(run.path).read_predictions()["test"].probabilities for run in (kept, fresh)]
-    np.testing.assert_allclose(*probabilities, atol=2e-3)
+    np.testing.assert_allclose(probabilities[0], probabilities[1], atol=2e-3)
 
 
 def test_the_head_is_trained_first_and_the_backbone_more_slowly(shapes: Path, tmp_path: Path, pretrained: str) -> None:

@@ -18,9 +18,8 @@ from tintype.models.import_weights import import_weights as _import_weights
 from tintype.models.summary import summarize
 from tintype.planning.transfer import usual_size
 from tintype.records import ModelSummary
-from tintype.report import write_report
+from tintype.report import rewrite_report
 from tintype.run import Run, resume_run, start_run
-from tintype.rundir import RunDir
 from tintype.serving.predictor import Label, Predictor
 from tintype.studies import StudyResult, compare_settings, load_study, run_study
 from tintype.watch import Watch
@@ -155,10 +154,8 @@ def predict(
 
 
 def report(run: StrPath) -> Path:
-    """Rebuild the report from the run directory alone."""
-    run_dir = RunDir(Path(run))
-    run_dir.require_complete()
-    return write_report(run_dir)
+    """Rebuild the report of a run, or of a study, from its directory alone."""
+    return rewrite_report(Path(run))
 
 
 def import_weights(

@@ -49,6 +49,7 @@ Views = Annotated[int | None, typer.Option(help="versions of each image that fro
 HeadEpochs = Annotated[int | None, typer.Option(help="epochs in which the head trains alone first")]
 Weights = Annotated[str | None, typer.Option(help="auto (pretrained), none (random), or a .safetensors file")]
 NoFeatureCache = Annotated[bool, typer.Option("--no-feature-cache", help="run frozen layers again in every epoch")]
+Classes = Annotated[str | None, typer.Option(help="use these classes alone, such as cat,dog")]
 ImageSize = Annotated[int | None, typer.Option(help="side in pixels")]
 Resize = Annotated[str | None, typer.Option(help="stretch, crop or pad")]
 Epochs = Annotated[int | None, typer.Option(help="passes over the training images")]
@@ -90,6 +91,7 @@ def train(
     views: Views = None,
     head_epochs: HeadEpochs = None,
     no_feature_cache: NoFeatureCache = False,
+    classes: Classes = None,
     image_size: ImageSize = None,
     resize: Resize = None,
     epochs: Epochs = None,
@@ -109,7 +111,8 @@ def train(
     options = {
         "model": model, "weights": weights, "head": head, "cut": cut, "freeze": freeze, "depth": depth,
         "views": views, "head_epochs": head_epochs, "feature_cache": False if no_feature_cache else None,
-        "backbone": backbone[0] if backbone else None, "image_size": image_size, "resize": resize, "epochs": epochs,
+        "backbone": backbone[0] if backbone else None, "classes": _names(classes),
+        "image_size": image_size, "resize": resize, "epochs": epochs,
         "batch_size": batch_size, "learning_rate": learning_rate, "optimizer": optimizer, "augment": augment,
         "seed": seed, "device": device, "skip_bad": skip_bad or None, "allow_small": allow_small or None,
         "tensorboard": tensorboard or None,
@@ -158,6 +161,7 @@ def study(
 @app.command()
 def check(
     data: Data,
+    classes: Classes = None,
     image_size: ImageSize = None,
     skip_bad: SkipBad = False,
     allow_small: AllowSmall = False,
@@ -173,7 +177,8 @@ def check(
         from tintype.config import parse_assignments
 
         found = api.check(
-            data, settings=parse_assignments(settings or []), watch=watch, image_size=image_size,
+            data, settings=parse_assignments(settings or []), watch=watch, classes=_names(classes),
+            image_size=image_size,
             skip_bad=skip_bad or None, allow_small=allow_small or None,
         )  # fmt: skip
     if as_json:
@@ -299,13 +304,10 @@ def summary(
 
 @app.command()
 def report(run: RunPath) -> None:
-    """Rebuild a RUN's report from its directory alone."""
-    from tintype.report import write_report
-    from tintype.rundir import RunDir
+    """Rebuild the report of a RUN, or of a study, from its directory alone."""
+    from tintype.report import rewrite_report
 
-    run_dir = RunDir(run)
-    run_dir.require_complete()
-    typer.echo(write_report(run_dir))
+    typer.echo(rewrite_report(run))
 
 
 def main() -> None:
@@ -380,6 +382,10 @@ def _study_and_tell(work: Callable[[Watch], StudyResult], as_json: bool) -> None
 
 def _worth_showing(findings: tuple[Finding, ...]) -> list[Finding]:
     return [finding for finding in findings if finding.severity != "info"]
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _refuse_with_resume(*given: Any) -> None:

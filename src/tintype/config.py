@@ -26,6 +26,7 @@ PrecisionName = Literal["auto", "fp32", "bf16"]
 
 
 OPTIONS: dict[str, str] = {
+    "classes": "data.classes",
     "model": "model.name",
     "layers": "model.layers",
     "backbone": "model.backbone",
@@ -67,6 +68,7 @@ class DataConfig(_Section):
 
     source: str = ""
     kind: SourceKind = "auto"
+    classes: tuple[str, ...] | None = Field(None, min_length=1, description="use images of these classes alone")
     image_size: int | None = Field(None, ge=4, le=4096, description="side of the square image in pixels")
     color: ColorMode = "auto"
     resize: ResizePolicy = "auto"

@@ -315,3 +315,20 @@ def test_runs_left_inside_the_data_folder_are_no_class(tmp_path: Path) -> None:
     assert read(tmp_path).classes == ("cat", "dog")
     (tmp_path / "runs" / "photos" / "config.toml").unlink()
     assert "runs" in refusal(tmp_path)  # an empty folder of that name is still the user's to explain
+
+
+def test_some_classes_alone(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("bee", "ant", "cow"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("L", (8, 8)).save(tmp_path / split / name / "1.png")
+    index = read_index(DataConfig(source=str(tmp_path), classes=("cow", "bee")))
+    assert index.classes == ("bee", "cow")
+    assert sorted(index.paths) == ["test/bee/1.png", "test/cow/1.png", "train/bee/1.png", "train/cow/1.png"]
+    assert [index.classes[label] for label in index.labels] == [path.split("/")[1] for path in index.paths]
+    assert "4 images of bee, cow" in index.description
+    with pytest.raises(DataError, match=r"no class dog\. There are: ant, bee, cow") as caught:
+        read_index(DataConfig(source=str(tmp_path), classes=("dog", "bee")))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="class"):
+        read_index(DataConfig(source=str(tmp_path), classes=("bee",)))

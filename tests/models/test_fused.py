@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -15,10 +17,10 @@ pytestmark = pytest.mark.skipif(not can_fuse(torch.device("cpu")), reason="PyTor
 
 
 class MapOf(nn.Module):
-    def __init__(self, name: str, **arguments: str) -> None:
+    def __init__(self, name: str, **arguments: Any) -> None:
         super().__init__()
         torch.manual_seed(1)
-        self.model = timm.create_model(name, pretrained=False, **arguments)
+        self.model: Any = timm.create_model(name, pretrained=False, **arguments)
         for part in self.model.modules():
             if isinstance(part, nn.BatchNorm2d):
                 assert part.running_mean is not None
@@ -79,7 +81,8 @@ def test_a_module_that_runs_twice_is_not_merged_with_what_follows_one_run() -> N
 
         def forward(self, maps: torch.Tensor) -> torch.Tensor:
             maps = self.relu(self.conv(maps))
-            return self.conv(maps)
+            convolved: torch.Tensor = self.conv(maps)
+            return convolved
 
     network = Twice().eval()
     images = torch.randn(1, 3, 8, 8)

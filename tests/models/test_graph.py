@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -29,7 +31,7 @@ class MapOf(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.model = timm.create_model(name, pretrained=False)
+        self.model: Any = timm.create_model(name, pretrained=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.model.forward_features(images)

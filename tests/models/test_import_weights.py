@@ -7,6 +7,7 @@ import io
 import os
 import pathlib
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -355,3 +356,13 @@ def test_what_is_not_a_file(tmp_path: Path) -> None:
         import_weights(tmp_path / "no.pth", tmp_path / "w.safetensors", **PREPARED)
     with pytest.raises(RunError, match="cannot be read"):
         import_weights(tmp_path, tmp_path / "w.safetensors", **PREPARED)
+
+
+def test_an_archive_that_claims_to_span_several_disks_is_one_line(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "whole.pth")
+    content = (tmp_path / "whole.pth").read_bytes()
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, 0, 2)  # the end of a ZIP64 archive on two disks
+    (tmp_path / "split.pth").write_bytes(content[:-22] + locator + content[-22:])
+    with pytest.raises(RunError, match="not a file of weights") as caught:
+        import_weights(tmp_path / "split.pth", tmp_path / "out.safetensors", mean=(0.5,), std=(0.5,), image_size=8)
+    assert "\n" not in str(caught.value)

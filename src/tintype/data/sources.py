@@ -18,7 +18,7 @@ from tintype.data.index import NO_SPLIT, UNLABELLED, ImageIndex, counted, listed
 from tintype.data.manifests import MANIFEST_NAMES, read_manifest
 from tintype.errors import DataError
 
-__all__ = ["ImageIndex", "index_paths", "read_index", "relabel"]
+__all__ = ["ImageIndex", "index_paths", "read_index", "relabel", "with_classes"]
 
 _EXPECTED = (
     "DATA is a folder of class folders (with or without train/, val/, test/), a CSV or Parquet manifest "
@@ -32,7 +32,7 @@ def read_index(config: DataConfig, minimum_classes: int = 2) -> ImageIndex:
     """List the images of ``config.source`` with their labels, splits and groups; no pixel is decoded.
 
     Args:
-        config: Its ``source`` and ``kind`` are used; ``auto`` recognises the kind.
+        config: Its ``source``, ``kind`` (``auto`` recognises it) and ``classes`` are used.
         minimum_classes: 2 for training; evaluation may look at images of a single class.
 
     Raises:
@@ -46,8 +46,35 @@ def read_index(config: DataConfig, minimum_classes: int = 2) -> ImageIndex:
         index = _READERS[kind](place)
     except OSError as error:
         raise DataError(f"cannot read {shown(source)}: {error.strerror or error}.") from None
+    if config.classes is not None:
+        index = with_classes(index, config.classes)
     _check_classes(index, minimum_classes)
     return index
+
+
+def with_classes(index: ImageIndex, classes: Sequence[str]) -> ImageIndex:
+    """The images of some classes alone; images without a label stay.
+
+    Raises:
+        DataError: There is no such class.
+    """
+    unknown = [name for name in classes if name not in index.classes]
+    if unknown:
+        raise DataError(f"there is no class {listed(unknown)}. There are: {listed(index.classes, 20)}.")
+    kept = [name for name in index.classes if name in classes]
+    table = np.array([kept.index(name) if name in kept else len(kept) for name in index.classes] + [UNLABELLED])
+    labels = table[index.labels]  # -1 picks the last
+    rows = np.flatnonzero(labels < len(kept))
+    return replace(
+        index,
+        classes=tuple(kept),
+        paths=tuple(index.paths[row] for row in rows),
+        labels=labels[rows].astype(np.int64),
+        given_split=index.given_split[rows],
+        groups=None if index.groups is None else tuple(index.groups[row] for row in rows),
+        arrays=None if index.arrays is None else index.arrays[rows],
+        description=f"{index.description}; {counted(len(rows), 'image')} of {listed(kept)}",
+    )
 
 
 def index_paths(paths: Sequence[str | Path]) -> ImageIndex:

@@ -1,6 +1,7 @@
 """The layer language: text to specifications and back.
 
-A network is text, one layer a line (or several with ``;`` between them); ``#`` starts a comment, empty lines mean nothing::
+A network is text, one layer a line (or several with ``;`` between them); ``#`` starts a comment, empty lines mean
+nothing::
 
     conv FILTERS KERNEL [stride=1] [pad=same|valid] [bias=yes|no] [l2=0] [ACTIVATION]
     pool KERNEL [stride=KERNEL] [pad=same|valid]        largest value of each window

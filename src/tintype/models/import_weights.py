@@ -132,8 +132,8 @@ def _read(source: Path) -> tuple[object, dict[str, str]]:
 
 
 def _unpickled(source: Path) -> object:
-    archive = zipfile.is_zipfile(source)
     try:
+        archive = zipfile.is_zipfile(source)
         if archive:
             _require_uncompressed(source)
         # Namespaces of arguments lie in many training scripts' files; they hold values and run nothing.

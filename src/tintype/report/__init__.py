@@ -1,5 +1,23 @@
 """From a run directory to a report that can be shown to others: one HTML file, no script, no torch."""
 
-from tintype.report.html import write_evaluation_report, write_report
+from pathlib import Path
 
-__all__ = ["write_evaluation_report", "write_report"]
+from tintype.report.html import write_evaluation_report, write_report
+from tintype.report.study import write_study_report
+from tintype.report.studyfile import STUDY_FILE
+from tintype.rundir import RunDir
+
+__all__ = ["rewrite_report", "write_evaluation_report", "write_report"]
+
+
+def rewrite_report(folder: Path) -> Path:
+    """Write the report of a finished run, or of a study, anew from its directory alone.
+
+    Raises:
+        RunError: There is no such directory, or the run is not finished.
+    """
+    if (folder / STUDY_FILE).is_file():
+        return write_study_report(folder)
+    run_dir = RunDir(folder)
+    run_dir.require_complete()
+    return write_report(run_dir)

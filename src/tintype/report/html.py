@@ -34,7 +34,7 @@ def write_report(run_dir: RunDir) -> Path:
     Raises:
         RunError: There is no such directory, or a file in it is damaged.
     """
-    return _write(run_dir, "report.html", report_context(read_inputs(run_dir)))
+    return write_page(run_dir, "report.html", report_context(read_inputs(run_dir)))
 
 
 def write_evaluation_report(folder: RunDir, original: RunDir) -> Path:
@@ -50,7 +50,7 @@ def write_evaluation_report(folder: RunDir, original: RunDir) -> Path:
     Raises:
         RunError: A directory is missing, or a file in it is damaged.
     """
-    return _write(folder, "evaluation.html", evaluation_context(read_inputs(folder), read_inputs(original)))
+    return write_page(folder, "evaluation.html", evaluation_context(read_inputs(folder), read_inputs(original)))
 
 
 def report_context(inputs: ReportInput) -> dict[str, Any]:
@@ -226,7 +226,8 @@ def _environment() -> Environment:
     return environment
 
 
-def _write(run_dir: RunDir, template: str, context: dict[str, Any]) -> Path:
+def write_page(run_dir: RunDir, template: str, context: dict[str, Any]) -> Path:
+    """Write a page from a template, atomically; gives its path."""
     environment = _environment()
     assert environment.loader is not None
     style_sheet = environment.loader.get_source(environment, "report.css")[0]

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from tintype.records import EpochRecord, Finding, Interval
 from tintype.report import text
 from tintype.report.figures import Chart
-from tintype.report.html import _write as write_page
+from tintype.report.html import write_page
 from tintype.report.results import Cell, StripRow, scale_floor
 from tintype.report.study_figures import (
     MOST_SERIES,

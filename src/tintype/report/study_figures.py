@@ -103,8 +103,8 @@ def accuracy_against_cost(series: Mapping[str, Sequence[Measured]]) -> Chart | N
         if point.seconds
     )
     svg = draw_frame(frame, join([*marks, *labels]), f"{spoken}.", x_title=title)
-    scale = ", on a logarithmic scale" if x_axis.log else ""
-    caption = f"Up and to the left is better. Times are medians over the seeds{scale}."
+    times = "Times are medians over the seeds" if _has_seeds(known) else "Times are of one run each"
+    caption = f"Up and to the left is better. {times}{', on a logarithmic scale' if x_axis.log else ''}."
     return Chart("Accuracy against cost", svg, caption, _legend(known))
 
 
@@ -201,10 +201,13 @@ def _mark(frame: Frame, point: Measured, x: float, style: str, what: str) -> Mar
 
 
 def _caption(series: Mapping[str, Sequence[Measured]]) -> str:
-    points = [point for found in series.values() for point in found]
-    if any(len(point.by_seed) > 1 for point in points):
+    if _has_seeds(series):
         return "Dots are means over the seeds, rings single seeds, whiskers 95 % intervals for other images and seeds."
     return "Whiskers are 95 % intervals for other images; one seed each."
+
+
+def _has_seeds(series: Mapping[str, Sequence[Measured]]) -> bool:
+    return any(len(point.by_seed) > 1 for points in series.values() for point in points)
 
 
 def _legend(series: Mapping[str, object]) -> tuple[tuple[str, str], ...]:

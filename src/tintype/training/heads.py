@@ -289,18 +289,20 @@ class _Group:
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, images: int, validation_VF: Tensor, labels_V: Tensor) -> None:
-        """Validate, write the history, keep the best weights, and stop the heads whose loss is not finite."""
+        """Validate, write the history and keep the best weights.
+
+        A head whose loss is not finite is looked at no more. It stays in the stack, where it disturbs nobody.
+        """
         train_losses, train_shares = (self.loss_sums_M / images).tolist(), (self.correct_M / images).tolist()
         losses, shares = self._validate(validation_VF, labels_V)
         self.loss_sums_M.zero_()
         self.correct_M.zero_()
-        better, stopped = [], []
+        better = []
         for head, (train_loss, loss) in enumerate(zip(train_losses, losses, strict=True)):
             if self.failed[head]:
                 continue
             if not math.isfinite(train_loss) or not math.isfinite(loss or 0.0):
                 self.failed[head] = f"its loss was not finite in epoch {epoch}"
-                stopped.append(head)
                 continue
             self.histories[head].append(HeadEpoch(epoch, train_loss, train_shares[head], loss, shares[head]))
             # Of equal epochs the later is kept: its learning rate is lower, its weights less noisy.
@@ -310,8 +312,6 @@ class _Group:
         chosen = torch.tensor(better, dtype=torch.int64, device=self.loss_sums_M.device)
         for name, tensor in self.stack.tensors.items():
             self.best[name].index_copy_(0, chosen, tensor.index_select(0, chosen))
-        if stopped:
-            self.stack.stop(torch.tensor(stopped, device=self.loss_sums_M.device))
 
     def _validate(self, validation_VF: Tensor, labels_V: Tensor) -> tuple[list[float | None], list[float | None]]:
         """Mean loss and share right of every head; None without validation rows."""

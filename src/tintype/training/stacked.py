@@ -124,7 +124,7 @@ class Stack:
             assert tensor.grad is not None
             width = tensor.shape[-1]
             rows = tensor[0].numel() // width
-            shrinking_M = 1 - rates_M * self._decays_M if name else torch.ones_like(rates_M)
+            shrinking_M = 1 - rates_M * self._decays_M if name.endswith("weight") else torch.ones_like(rates_M)
             factors = [values_M.repeat_interleave(rows)[:, None] for values_M in (shrinking_M, steps_M)]
             tables = [table.view(-1, width) for table in (tensor, tensor.grad, *self._moments[name])]
             parts = [torch.split(table, max(1, CACHED_VALUES // width)) for table in (*tables, *factors)]
@@ -135,14 +135,6 @@ class Stack:
                 torch.div(first, gradient, out=gradient)
                 weight.mul_(shrinking).addcmul_(gradient, step)
             tensor.grad = None
-
-    @torch.no_grad()
-    def stop(self, stopped_M: Tensor) -> None:
-        """Heads that take no further part: their weights and moments become 0 and stay so."""
-        self._rates_M[stopped_M] = 0.0
-        for name, tensor in self.tensors.items():
-            for content in (tensor, *self._moments[name]):
-                content[stopped_M] = 0.0
 
     def copy(self) -> dict[str, Tensor]:
         """The tensors as they are."""
