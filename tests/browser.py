@@ -27,6 +27,8 @@ parent.postMessage(JSON.stringify({
   wide: all.filter(e => !mayBeWide(e) && e.getBoundingClientRect().right > innerWidth + 1)
     .map(e => e.tagName + '.' + e.className + ' ' + e.textContent.slice(0, 30)).slice(0, 5),
   handlers: all.filter(e => [...e.attributes].some(a => a.name.startsWith('on'))).length,
+  loaded: [...document.images].filter(e => e.complete && e.naturalWidth > 0).length,
+  images: document.images.length,
   scrolling: [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length,
   ink: getComputedStyle(document.body).color,
   lines: new Set([...document.querySelectorAll('.chart .line')].map(e => getComputedStyle(e).stroke)).size,
@@ -53,7 +55,10 @@ def browse(path: Path, *flags: str) -> tuple[str, str]:
 
 
 def measure(report: Path, width: int, *flags: str) -> dict[str, Any]:
-    """Lay the page out in a window of this width, without its policy so that a script can look at it."""
+    """What the layout is at a width, from a copy with a script in place of the policy that forbids it.
+
+    The copy stands in a frame, since a window cannot be as narrow as a phone.
+    """
     source = report.read_text(encoding="utf-8")
     free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", source)
     report.with_name("measured.html").write_text(free.replace("</body>", MEASURE), encoding="utf-8")

@@ -67,7 +67,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def cache_folder() -> Path:
-    """The user's folder for decoded images: ``TINTYPE_CACHE``, or the platform's cache folder."""
+    """The user's folder for decoded images and kept features: ``TINTYPE_CACHE``, or the platform's cache folder."""
     given = os.environ.get("TINTYPE_CACHE")
     return Path(given) if given else Path(platformdirs.user_cache_dir("tintype", appauthor=False))
 
