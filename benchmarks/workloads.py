@@ -177,7 +177,7 @@ WORKLOADS: tuple[Workload, ...] = (
             Measure(
                 "e",
                 "seconds",
-                "(e) From X-ray files to a tested network: VGG16 frozen, a dense head, 40 epochs",
+                "(e) X-rays, from the files to the end of training: VGG16 frozen, a dense head, 40 epochs",
                 "s",
                 higher_is_better=False,
                 required={"Keras, 36 of 40 epochs extrapolated": 40.0},

@@ -43,6 +43,7 @@ def main() -> None:
                     "test_accuracy": 100 * run.evaluation.accuracy.value,
                 },
                 "run_seconds": environment["seconds"],
+                "precision": environment["precision"],
                 "test_images": run.evaluation.accuracy.n,
                 "validation_accuracy": [row.validation_accuracy for row in run.history],
                 "versions": {"tintype": tintype.__version__, "torch": torch.__version__, "timm": timm.__version__},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,13 +20,13 @@ from tintype.data.standardize import pixel_statistics
 from tintype.models.backbones import load_backbone
 from tintype.models.build import backbone_of, build_network, freeze_setting
 from tintype.models.graph import Boundary, find_boundary
-from tintype.models.network import Network, Tail
+from tintype.models.network import Network
 from tintype.models.pretrained import find_weights
 from tintype.models.weights import load_weights
 from tintype.planning import Plan, plan_data, plan_training
 from tintype.records import ImageStatistics
 from tintype.runtime import Runtime, available_memory, choose_precision, probe_images, start_runtime
-from tintype.training.features import CutNetwork, choose_front_precision, cut_network
+from tintype.training.features import CutNetwork, choose_front_precision, cut_network, some_features
 from tintype.training.memory import activation_bytes, largest_micro_batch
 from tintype.watch import Watch
 
@@ -60,6 +62,9 @@ def prepare_data(config: RunConfig, watch: Watch) -> Prepared:
     watch.on_message(index.description)
     headers = scan_headers(index, config.data, watch.on_progress)
     plan = plan_data(config, index, headers)
+    if plan.config.model.backbone is not None:
+        # Two seconds that reading and decoding can hide.
+        threading.Thread(target=importlib.import_module, args=("timm",)).start()
     cache = build_cache(index, plan.config.data, watch.on_progress)
     split = make_split(index, cache.usable, plan.config.data)
     watch.on_message(split.description)
@@ -107,7 +112,16 @@ def build(data: Prepared) -> Built:
         wanted = config.fit.feature_precision
         precision, evidence = choose_front_precision(cut, runtime, data.cache, wanted)
         plan = plan.settled("fit.feature_precision", precision, evidence if wanted == "auto" else None)
-    plan, runtime = _settle_computing(plan, network if cut is None else cut.tail, runtime, data.input_shape)
+    if plan.config.fit.optimizer == "lbfgs":
+        runtime = replace(runtime, precision="fp32", evidence="the output layer is fitted in fp32")
+        plan = plan.settled("precision", "fp32").settled("threads", runtime.threads)
+        return Built(network, cut, runtime, plan)
+    assert plan.config.fit.batch_size is not None
+    if cut is None:
+        inputs = probe_images(data.input_shape, plan.config.fit.batch_size, runtime.device)
+    else:
+        inputs = some_features(cut, data.cache, data.split, plan.config.fit, runtime)
+    plan, runtime = _settle_computing(plan, network if cut is None else cut.tail, runtime, inputs)
     return Built(network, cut, runtime, plan)
 
 
@@ -142,20 +156,9 @@ def _what_is_frozen(boundary: Boundary) -> str:
     return f"up to {boundary.name}; the rest of the backbone trains"
 
 
-def _settle_computing(
-    plan: Plan, trained: Network, runtime: Runtime, input_shape: tuple[int, int, int]
-) -> tuple[Plan, Runtime]:
-    """Choose precision and micro-batch for what trains."""
+def _settle_computing(plan: Plan, trained: Network, runtime: Runtime, inputs: torch.Tensor) -> tuple[Plan, Runtime]:
+    """Choose precision and micro-batch for what trains, given a batch like those it will see."""
     config = plan.config
-    if config.fit.optimizer == "lbfgs":
-        runtime = replace(runtime, precision="fp32", evidence="the output layer is fitted in fp32")
-        return plan.settled("precision", "fp32").settled("threads", runtime.threads), runtime
-    assert config.fit.batch_size is not None
-    if isinstance(trained, Tail):
-        inputs = torch.rand(max(2, config.fit.batch_size), *trained.feature_shape, device=runtime.device)
-        inputs = inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
-    else:
-        inputs = probe_images(input_shape, config.fit.batch_size, runtime.device)
     runtime = choose_precision(runtime, trained, inputs, config.precision)
     reason = runtime.evidence if config.precision == "auto" else None
     plan = plan.settled("precision", runtime.precision, reason).settled("threads", runtime.threads)

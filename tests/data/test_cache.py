@@ -19,11 +19,13 @@ from PIL import Image
 
 from tintype.config import DataConfig
 from tintype.data import cache as cache_module
+from tintype.data import headers as headers_module
 from tintype.data import store
 from tintype.data.cache import ImageCache, build_cache, scan_headers
-from tintype.data.decode import Geometry, decode_image
+from tintype.data.decode import Geometry, Header, decode_image, read_header
 from tintype.data.sources import read_index, relabel
 from tintype.errors import DataError
+from tintype.rundir import cache_folder
 
 
 def settings(source: Path, **changes: object) -> DataConfig:
@@ -470,3 +472,34 @@ def test_mnist_is_a_copy(shared_data: Callable[[str], Path]) -> None:
     assert time.process_time() - start < 2  # takes 0.4 s; decoding one by one takes 3 s
     assert index.arrays is not None
     assert np.array_equal(cache.images[..., 0], index.arrays)
+
+
+def test_headers_are_read_once_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headers_module, "_WORTH_KEEPING", 3)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("RGB", (10 + number, 8)).save(tmp_path / name / f"{number}.png")
+    (tmp_path / "a" / "broken.png").write_bytes(b"no image")
+    config = DataConfig(source=str(tmp_path))
+    index = read_index(config)
+    first = scan_headers(index, config)
+    reads: list[Path] = []
+
+    def noted(path: Path, max_megapixels: float) -> Header:
+        reads.append(path)
+        return read_header(path, max_megapixels)
+
+    monkeypatch.setattr(headers_module, "read_header", noted)
+    again = scan_headers(index, config)
+    assert reads == []
+    assert (again.modes, again.errors) == (first.modes, first.errors)
+    assert np.array_equal(again.widths, first.widths)
+    assert np.array_equal(again.heights, first.heights)
+    Image.new("L", (30, 30)).save(tmp_path / "a" / "0.png")
+    assert "L" in scan_headers(index, config).modes
+    assert len(reads) == len(index)
+    for kept in (cache_folder() / "headers").iterdir():
+        kept.write_bytes(kept.read_bytes()[:-40])
+    assert "L" in scan_headers(index, config).modes
+    assert len(reads) == 2 * len(index), "what is damaged is read anew"

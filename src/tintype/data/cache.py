@@ -8,7 +8,6 @@ times and by the geometry, so a changed file or setting never reads a stale one.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from tintype.data.decode import (
     geometry_of,
     read_file,
 )
-from tintype.data.headers import Headers, scan_headers
+from tintype.data.headers import Headers, files_stamp, scan_headers
 from tintype.data.index import ImageIndex, counted, listed, shown
 from tintype.data.parallel import in_slices
 from tintype.data.shelf import open_or_build
@@ -113,16 +112,7 @@ def _key(index: ImageIndex, geometry: Geometry, max_megapixels: float) -> str:
         digest.update(repr(index.arrays.shape).encode())
         digest.update(np.ascontiguousarray(index.arrays).data)
         return digest.hexdigest()
-    root = str(index.root.resolve())
-    digest.update(os.fsencode(root))
-    for path in index.paths:
-        try:
-            status = os.stat(os.path.join(root, path))  # noqa: PTH116, PTH118 - Path takes twice as long, per image
-            # The time of change catches what a copied time of modification hides.
-            facts = f"\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\0"
-        except (OSError, ValueError):
-            facts = "\0missing\0"
-        digest.update(os.fsencode(path) + facts.encode())
+    digest.update(files_stamp(index))
     return digest.hexdigest()
 
 

@@ -14,7 +14,6 @@ import copy
 from collections.abc import Callable
 
 import torch
-from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -203,4 +202,6 @@ def _is_plain(conv: nn.Conv2d) -> bool:
 
 
 def _is_same(conv: nn.Conv2d) -> bool:
+    from timm.layers.conv2d_same import Conv2dSame
+
     return isinstance(conv, Conv2dSame)

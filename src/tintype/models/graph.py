@@ -11,8 +11,6 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from timm.layers.conv_bn_act import ConvNormAct
-from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 from torch import fx, nn
 
 from tintype.errors import ConfigError
@@ -29,14 +27,19 @@ class Tracer(fx.Tracer):
     """Follows a network down to PyTorch's own layers and timm's; what those do inside is theirs."""
 
     def __init__(self) -> None:
+        # timm takes seconds to import, and networks without a backbone do not need it.
+        from timm.layers.conv_bn_act import ConvNormAct
+        from timm.models._features_fx import get_notrace_functions, get_notrace_modules
+
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))  # type: ignore[no-untyped-call]
+        self._followed = (nn.Sequential, blocks.ResidualBlock, ConvNormAct)
+        self._opaque: list[type[nn.Module]] = get_notrace_modules()  # type: ignore[no-untyped-call]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002 - torch's signature
         """True for a module that becomes one operation of the graph."""
-        if isinstance(m, (nn.Sequential, blocks.ResidualBlock, ConvNormAct)):
+        if isinstance(m, self._followed):
             return False
-        opaque: list[type[nn.Module]] = get_notrace_modules()  # type: ignore[no-untyped-call]
-        return type(m) in opaque or type(m).__module__.startswith(_LEAF_ROOMS)
+        return type(m) in self._opaque or type(m).__module__.startswith(_LEAF_ROOMS)
 
 
 def traced(module: nn.Module) -> fx.GraphModule | None:

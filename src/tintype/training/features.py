@@ -8,6 +8,7 @@ The kept features are found again by the weights before the cut, the images and 
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,7 @@ from tintype.models.fused import Front, can_fuse, fused
 from tintype.models.graph import Boundary, split_backbone
 from tintype.models.network import Network, Tail
 from tintype.records import OnProgress, silent
-from tintype.runtime import Runtime, autocast, choose_inference_precision, probe_images
+from tintype.runtime import Runtime, autocast, choose_inference_precision, one_thread_each, probe_images
 
 FEATURES_VERSION = 1
 """Raised whenever the same layers and images would give other features, so that they are computed anew."""
@@ -34,14 +35,14 @@ FEATURES_VERSION = 1
 VIEWS_SEED = 0
 """Views belong to the features, not to a run: runs with other seeds share them."""
 
-FRONT_PIXELS = 1_600_000
-"""Pixels in a batch through the frozen layers: 32 images of 224 px. MobileNetV2, two Intel cores with AMX, bf16, images
-a second: 359 in batches of 8, 401 of 16, 471 of 32, 485 of 64."""
+FRONT_PIXELS = 800_000
+"""Pixels in a batch through the frozen layers: 16 images of 224 px. MobileNetV2, two Intel cores with AMX, bf16, a
+batch on each, images a second: 359 in batches of 4, 417 of 8, 445 of 16, 352 of 32."""
 
+ROUNDS = 4
+"""Batches that each core gets before what they gave is written."""
 
-PROBE_PIXELS = FRONT_PIXELS // 2
-"""The precision is measured on half a batch."""
-
+PROBED_IMAGES = 4
 VECTOR_BATCH = 1024
 
 
@@ -91,8 +92,30 @@ def choose_front_precision(
         precision: fast_front(cut.front, precision, runtime.device) for precision in ("fp32", "bf16")
     }
     size, channels = cache.geometry.size, cache.geometry.channels
-    images_NCHW = probe_images((channels, size, size), front_batch_size(size), runtime.device, PROBE_PIXELS)
-    return choose_inference_precision(runtime, networks, images_NCHW)
+    images_NCHW = probe_images((channels, size, size), front_batch_size(size), runtime.device, FRONT_PIXELS)
+    with one_thread_each():
+        return choose_inference_precision(runtime, networks, images_NCHW)
+
+
+def some_features(
+    cut: CutNetwork, cache: ImageCache, split: Split, config: FitConfig, runtime: Runtime
+) -> torch.Tensor:
+    """A batch to measure the tail with: real features of a few images, again and again.
+
+    Random numbers will not do: features behind a ReLU are mostly 0, and on others bf16 seems less exact than it is.
+    """
+    few = split.train[:PROBED_IMAGES]
+    front = fast_front(cut.front, config.feature_precision, runtime.device)
+    images_NCHW = changed_images(cache, few, None, "nearest", runtime.device, threads=1)
+    with torch.inference_mode(), autocast(runtime.device, config.feature_precision):
+        features = front(images_NCHW).float()
+    batch = max(2, config.batch_size or 1)
+    # Copied outside inference mode, since a training step is measured on them.
+    repeated = features.repeat(-(-batch // len(few)), *[1] * (features.ndim - 1))[:batch].clone()
+    if repeated.ndim == 4:
+        repeated = repeated.contiguous(memory_format=torch.channels_last)
+    assert isinstance(repeated, torch.Tensor)
+    return repeated
 
 
 def is_kept(key: str, shape: tuple[int, ...], cache: ImageCache, precision: PrecisionName) -> bool:
@@ -142,20 +165,28 @@ def run_frozen(
     assert augment.fill is not None, "the settings must be resolved"
     fill = augment.fill
 
-    def run(view: int, indices: NDArray[np.int64]) -> NDArray[np.generic]:
+    def run_batch(view: int, indices: NDArray[np.int64]) -> NDArray[np.generic]:
         warps = draw_warps(augment, VIEWS_SEED, view, indices, size) if view else None
-        images_NCHW = changed_images(cache, indices, warps, fill, device, runtime.threads)
+        images_NCHW = changed_images(cache, indices, warps, fill, device, threads=1)
         with torch.inference_mode(), autocast(device, precision):
             features = front(images_NCHW)
         features = features.permute(0, 2, 3, 1) if features.ndim == 4 else features
         return bf16_bits(features) if precision == "bf16" else features.float().cpu().numpy()
 
-    return open_features(
-        cache.index, features_key(cut.front, cache, precision), _kept_shape(cut.tail.feature_shape),
-        is_bf16=precision == "bf16", usable=cache.usable, trained=np.sort(split.train), views=config.views or 1,
-        views_key=repr(augment.resolved()), run=run, block_rows=front_batch_size(size),
-        most_bytes=int(config.feature_cache_gb * 2**30), on_progress=on_progress,
-    )  # fmt: skip
+    # A GPU is fed by one thread; on a CPU each core has a batch of its own.
+    threads, batch = 1 if device.type == "cuda" else runtime.threads, front_batch_size(size)
+    with ThreadPoolExecutor(threads, thread_name_prefix="tintype-features") as pool, one_thread_each():
+
+        def run(view: int, indices: NDArray[np.int64]) -> NDArray[np.generic]:
+            batches = (indices[start : start + batch] for start in range(0, len(indices), batch))
+            return np.concatenate(list(pool.map(lambda part: run_batch(view, part), batches)))
+
+        return open_features(
+            cache.index, features_key(cut.front, cache, precision), _kept_shape(cut.tail.feature_shape),
+            is_bf16=precision == "bf16", usable=cache.usable, trained=np.sort(split.train), views=config.views or 1,
+            views_key=repr(augment.resolved()), run=run, block_rows=ROUNDS * threads * batch,
+            most_bytes=int(config.feature_cache_gb * 2**30), on_progress=on_progress,
+        )  # fmt: skip
 
 
 @torch.inference_mode()

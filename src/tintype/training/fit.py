@@ -225,12 +225,13 @@ class _Loop:
             minimised_N, plain_N = cross_entropies(logits, labels_N, self.config.label_smoothing or 0.0)
             if self.class_weights_K is not None:
                 minimised_N = minimised_N * self.class_weights_K[labels_N]
-            loss = minimised_N.sum() / size
-            if self.penalties and start == 0:
-                loss = loss + sum(factor * weight.square().sum() for weight, factor in self.penalties)
-            loss.backward()  # type: ignore[no-untyped-call]
+            (minimised_N.sum() / size).backward()  # type: ignore[no-untyped-call]
             loss_sum += plain_N.detach().sum()
             correct += count_correct(logits.detach(), labels_N)
+        for weight, factor in self.penalties:
+            # The gradient of factor * sum(weight ** 2), without the passes over memory that its value would take.
+            if weight.grad is not None:
+                weight.grad.add_(weight.detach(), alpha=2 * factor)
         return loss_sum, correct
 
     def _end_epoch(self, started: float) -> EpochRecord:
