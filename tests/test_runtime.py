@@ -84,7 +84,7 @@ def test_frozen_layers_are_measured_and_must_agree() -> None:
     runtime, network = start_runtime("cpu", 1, 0), Small().eval()
     precision, evidence = choose_inference_precision(runtime, {"fp32": network, "bf16": network}, INPUTS)
     assert precision in ("fp32", "bf16")
-    assert "images per second" in evidence
+    assert "features differ by 0" in evidence or "features differ by 1" in evidence
     precision, evidence = choose_inference_precision(runtime, {"fp32": network, "bf16": Shifted().eval()}, INPUTS)
     assert precision == "fp32"
     assert "differ" in evidence

@@ -158,7 +158,7 @@ def test_the_precision_is_measured_once_or_as_set(images: tuple[ImageCache, Spli
     assert choose_front_precision(cut, runtime(), cache, "fp32") == ("fp32", "as set")
     precision, evidence = choose_front_precision(cut, runtime(), cache, "auto")
     assert precision in ("fp32", "bf16")
-    assert "images per second" in evidence or "differ" in evidence
+    assert "differ" in evidence
     # Another measurement might fall out differently; what is kept must not be computed again for that.
     for kept in ("fp32", "bf16"):
         _, cut = cut_at("all", seed=1 if kept == "fp32" else 2)
