@@ -25,12 +25,8 @@ from tintype.errors import ConfigError
 PROBE_PIXELS = 200_000
 """Most pixels in the probe's batch: 6 images of 180 px, or 255 of 28 px; large enough to be representative."""
 
-PROBE_LEAST = 2
-PROBE_SECONDS = 0.2
-"""Images, and about how long, an inference in one precision is measured: networks differ a hundredfold in cost."""
-
 CLEARLY = 1.5
-"""Slower by this factor on the first images needs no second measurement."""
+"""Slower by this factor the first time needs no second measurement."""
 
 AGREEMENT = 0.1
 """Largest difference of bf16 logits from fp32 ones, as a share of the largest fp32 logit."""
@@ -179,36 +175,26 @@ def choose_inference_precision(
     Args:
         runtime: Device and threads.
         networks: The same network as it would run in ``fp32`` and in ``bf16``, in inference mode.
-        inputs: A batch like those it will get.
+        inputs: A batch of the size that it will get.
 
     Returns:
         The precision, and why.
     """
-    # The first images build kernels, show whether both agree, and how many can be measured in no time. bf16 goes first,
-    # and pays for the memory that both use: being ahead all the same settles it.
-    few = inputs[:PROBE_LEAST]
-    rounded, bf16_seconds = _timed_outputs(networks["bf16"], few, runtime.device, "bf16")
-    exact, fp32_seconds = _timed_outputs(networks["fp32"], few, runtime.device, "fp32")
+    # The first time builds kernels, which belong to a batch's size, and shows whether both agree. bf16 goes first, and
+    # pays for the memory that both use: being ahead all the same settles it.
+    rounded, bf16_seconds = _timed_outputs(networks["bf16"], inputs, runtime.device, "bf16")
+    exact, fp32_seconds = _timed_outputs(networks["fp32"], inputs, runtime.device, "fp32")
     difference = _relative_difference(exact, rounded)
     if not difference <= AGREEMENT:
         return "fp32", f"bf16 features differ from fp32 by {difference:.0%} of their largest value"
-    if fp32_seconds > CLEARLY * bf16_seconds:
-        return "bf16", (
-            f"the frozen layers on {len(few)} images: fp32 {fp32_seconds:.2f} s, bf16 {bf16_seconds:.2f} s on one "
-            f"core; features differ by {difference:.1%}"
-        )
-    each = (bf16_seconds + fp32_seconds) / (2 * len(few))
-    inputs = inputs[: max(PROBE_LEAST, int(PROBE_SECONDS / each))]
-    seconds: dict[PrecisionName, list[float]] = {name: [] for name in networks}
-    for _ in range(2):
-        for precision, network in networks.items():
-            seconds[precision].append(_timed_outputs(network, inputs, runtime.device, precision)[1])
-    rates = {name: len(inputs) / min(times) for name, times in seconds.items()}
-    evidence = (
-        f"the frozen layers on {len(inputs)} images: fp32 {rates['fp32']:,.0f}, bf16 {rates['bf16']:,.0f} images per "
-        f"second on one core; features differ by {difference:.1%}"
+    if fp32_seconds <= CLEARLY * bf16_seconds:
+        bf16_seconds = _timed_outputs(networks["bf16"], inputs, runtime.device, "bf16")[1]
+        fp32_seconds = _timed_outputs(networks["fp32"], inputs, runtime.device, "fp32")[1]
+    faster: PrecisionName = "bf16" if bf16_seconds < fp32_seconds else "fp32"
+    return faster, (
+        f"the frozen layers on {len(inputs)} images: fp32 {len(inputs) / fp32_seconds:,.0f}, bf16 "
+        f"{len(inputs) / bf16_seconds:,.0f} images per second on one core; features differ by {difference:.1%}"
     )
-    return max(rates, key=rates.__getitem__), evidence
 
 
 def probe_images(

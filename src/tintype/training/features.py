@@ -39,7 +39,7 @@ FRONT_PIXELS = 400_000
 """Pixels in a batch through the frozen layers: 8 images of 224 px. Two Intel cores with AMX, bf16, a batch on each:
 MobileNetV2 takes 359 images a second in batches of 4, 417 of 8, 445 of 16, 352 of 32; VGG16 45 of 8, and 31 of 16."""
 
-ROUNDS = 4
+ROUNDS = 8
 """Batches that each core gets before what they gave is written."""
 
 PROBED_IMAGES = 4
