@@ -167,10 +167,14 @@ def _learn(built: Built, data: Prepared, run_dir: RunDir, watch: Watch) -> Learn
         watch.on_epoch(record, epochs)
 
     try:
-        return learn(built, data, run_dir / CHECKPOINT, watch, on_epoch)
+        learnt = learn(built, data, run_dir / CHECKPOINT, watch, on_epoch)
     except NonFiniteError as error:
         run_dir.write_findings((*run_dir.read_findings(), error.finding))
         raise
+    # A run that was killed between its checkpoint and its row has the row in the checkpoint alone.
+    rows = learnt.fitted.history
+    run_dir.write_history([*(row for row in history if row.epoch < rows[0].epoch), *rows])
+    return learnt
 
 
 def _predict(built: Built, learnt: Learnt, data: Prepared, watch: Watch) -> tuple[list[Predictions], float]:
