@@ -15,8 +15,8 @@ from tintype.models import zoo
 from tintype.models.build import build_network
 from tintype.models.import_weights import ImportedWeights
 from tintype.models.import_weights import import_weights as _import_weights
+from tintype.models.pretrained import usual_size
 from tintype.models.summary import summarize
-from tintype.planning.transfer import usual_size
 from tintype.records import ModelSummary
 from tintype.report import rewrite_report
 from tintype.run import Run, resume_run, start_run

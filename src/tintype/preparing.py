@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from tintype.models.pretrained import find_weights
 from tintype.models.weights import load_weights
 from tintype.planning import Plan, plan_data, plan_training
 from tintype.records import ImageStatistics
-from tintype.runtime import Runtime, available_memory, choose_precision, probe_images, start_runtime
+from tintype.runtime import Runtime, available_memory, choose_precision, import_ahead, probe_images, start_runtime
 from tintype.training.features import CutNetwork, choose_front_precision, cut_network, some_features
 from tintype.training.memory import activation_bytes, largest_micro_batch
 from tintype.watch import Watch
@@ -63,8 +61,7 @@ def prepare_data(config: RunConfig, watch: Watch) -> Prepared:
     headers = scan_headers(index, config.data, watch.on_progress)
     plan = plan_data(config, index, headers)
     if plan.config.model.backbone is not None:
-        # Two seconds that reading and decoding can hide.
-        threading.Thread(target=importlib.import_module, args=("timm",)).start()
+        import_ahead("timm")  # two seconds that reading and decoding can hide
     cache = build_cache(index, plan.config.data, watch.on_progress)
     split = make_split(index, cache.usable, plan.config.data)
     watch.on_message(split.description)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import importlib
 import os
 import platform
 import statistics
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -99,6 +101,11 @@ def _keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(trim_threshold, -1)
     libc.mallopt(mmap_max, 0)
+
+
+def import_ahead(module: str) -> None:
+    """Import a module in the background, for when it will be needed; whoever imports it meanwhile waits for it."""
+    threading.Thread(target=importlib.import_module, args=(module,)).start()
 
 
 @contextmanager

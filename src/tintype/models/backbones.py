@@ -17,7 +17,7 @@ from tintype.models import zoo
 from tintype.models.grammar import parse_layers
 from tintype.models.graph import traced
 from tintype.models.layers import build_layers
-from tintype.models.pretrained import Arguments, check_arguments, one_line, timm_config, zoo_name
+from tintype.models.pretrained import Arguments, check_arguments, one_line, timm_config, usual_size, zoo_name
 from tintype.models.weights import our_name, read_tensors, require_equal_keys
 
 _ORIGIN = "tintype.origin"
@@ -92,7 +92,9 @@ def build_backbone(
     channels = 3 if in_zoo is None else zoo.find(in_zoo).channels
     if input_shape[0] != channels:
         kind, color = ("colour", "rgb") if channels == 3 else ("grey", "grey")
-        raise ConfigError(f'backbone {name} takes {kind} images. Set data.color = "{color}" (--color {color}).')
+        raise ConfigError(
+            f'backbone {name} takes {kind} images. Set data.color = "{color}" (--set data.color={color}).'
+        )
     if in_zoo is None:
         return _build_timm(name, settings, input_shape, wants_map)
     if settings:
@@ -121,7 +123,7 @@ def feature_shape(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int,
             features = module.eval()(torch.zeros(1, *input_shape, device=weight.device, dtype=weight.dtype))
     except Exception as error:  # whatever the network's code raises
         size = " x ".join(str(number) for number in input_shape[1:])
-        usual = "" if origin is None else f", such as {_usual_size(origin.name)}"
+        usual = "" if origin is None else f", such as {usual_size(origin.name)}"
         raise ConfigError(
             f"{name} cannot take images of {size} pixels ({one_line(error)}). Give another --image-size{usual}."
         ) from None
@@ -257,12 +259,6 @@ def _origin_of(module: nn.Module) -> _Origin | None:
     origin = getattr(module, "meta", {}).get(_ORIGIN)
     assert origin is None or isinstance(origin, _Origin)
     return origin
-
-
-def _usual_size(name: str) -> int:
-    """Side of the images that a network was made for."""
-    in_zoo = zoo_name(name)
-    return int(timm_config(name).input_size[1]) if in_zoo is None else zoo.find(in_zoo).image_size
 
 
 def _own_names(tensors: Mapping[str, Tensor], is_of_zoo: bool) -> dict[str, Tensor]:

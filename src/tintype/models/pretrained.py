@@ -194,6 +194,16 @@ def zoo_name(backbone: str) -> str | None:
     return name if name in zoo.names() else None
 
 
+def usual_size(backbone: str) -> int:
+    """Side in pixels of the images that a backbone was made for.
+
+    Raises:
+        ConfigError: There is no such network.
+    """
+    own = zoo_name(backbone)
+    return zoo.find(own).image_size if own is not None else int(timm_config(backbone).input_size[-1])
+
+
 @contextmanager
 def opened(path: Path, framework: str) -> Iterator[Any]:
     """A .safetensors file, open for reading; whatever is wrong with it becomes one line.

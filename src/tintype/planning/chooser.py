@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from tintype.config import RunConfig
 
+SMALL_SIDE = 64
+"""Images whose shorter side is at most this stay at their own size; larger ones are photos."""
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -10,14 +10,12 @@ from tintype.config import RunConfig
 from tintype.data.cache import Headers
 from tintype.data.sources import ImageIndex
 from tintype.models import zoo
-from tintype.planning.chooser import Chooser, Plan
-from tintype.planning.transfer import plan_backbone, usual_size
+from tintype.models.pretrained import usual_size
+from tintype.planning.chooser import SMALL_SIDE, Chooser, Plan
+from tintype.planning.transfer import plan_backbone
 
 PHOTO_SIZE = 128
 """Side in pixels that photos are brought to; the small residual network reaches 0.91 on cats and dogs at it."""
-
-SMALL_SIDE = 64
-"""Images whose shorter side is at most this stay at their own size."""
 
 WIDE = 2.0
 """Aspect ratio from which a centre crop would cut away half of an image."""

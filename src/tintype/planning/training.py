@@ -7,8 +7,7 @@ import math
 from tintype.config import RunConfig
 from tintype.errors import ConfigError
 from tintype.models import zoo
-from tintype.planning.chooser import Chooser, Plan
-from tintype.planning.images import SMALL_SIDE
+from tintype.planning.chooser import SMALL_SIDE, Chooser, Plan
 from tintype.planning.transfer import freezes_all, keeps_features, plan_transfer
 
 FEW_EPOCHS = 2

@@ -8,15 +8,11 @@ import numpy as np
 
 from tintype.config import RunConfig
 from tintype.errors import ConfigError
-from tintype.models import zoo
-from tintype.models.pretrained import WeightsSource, available, find_weights, read_source, timm_config, zoo_name
-from tintype.planning.chooser import Chooser
+from tintype.models.pretrained import WeightsSource, available, find_weights, read_source
+from tintype.planning.chooser import SMALL_SIDE, Chooser
 
 DEFAULT_BACKBONE = "mobilenetv2_100"
 """For photos without another wish: small enough for a laptop, and good enough for 0.99 on cats and dogs."""
-
-PHOTO_SIDE = 64
-"""Images whose shorter side is longer than this are photos."""
 
 VIEWS = 8
 """Versions of each training image that frozen layers see where augmentation is asked for."""
@@ -35,7 +31,7 @@ def plan_backbone(chooser: Chooser, widths: np.ndarray, heights: np.ndarray) -> 
     model = chooser.config.model
     nothing_named = model.backbone is None and model.name is None and model.layers is None
     if nothing_named and model.weights in (None, "auto"):
-        photos = len(widths) and float(np.median(np.minimum(widths, heights))) > PHOTO_SIDE
+        photos = len(widths) and float(np.median(np.minimum(widths, heights))) > SMALL_SIDE
         found = available(DEFAULT_BACKBONE) if photos else None
         if found is not None:
             reason = f"pretrained on a million photos, so that it needs few of yours; {found.description}"
@@ -54,16 +50,6 @@ def plan_backbone(chooser: Chooser, widths: np.ndarray, heights: np.ndarray) -> 
     if source is not None and model.backbone_arguments is None and source.arguments:
         chooser.settle("model.backbone_arguments", source.arguments)
     return source
-
-
-def usual_size(backbone: str) -> int:
-    """Side in pixels of the images that a backbone was made for.
-
-    Raises:
-        ConfigError: There is no such network.
-    """
-    own = zoo_name(backbone)
-    return zoo.find(own).image_size if own is not None else int(timm_config(backbone).input_size[-1])
 
 
 def _absolute(weights: str) -> str:

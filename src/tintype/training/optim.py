@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import math
-import threading
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +16,7 @@ from tintype.models.build import backbone_of
 from tintype.models.graph import layer_depths
 from tintype.models.network import BACKBONE, Network
 from tintype.records import EpochRecord
+from tintype.runtime import import_ahead
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
@@ -33,7 +32,7 @@ MINIMUM_GAIN = 1e-4
 
 def import_optimizers_ahead() -> None:
     """Import what PyTorch's optimisers ask for when the first is made: 1.1 seconds that decoding can hide."""
-    threading.Thread(target=importlib.import_module, args=("torch._dynamo",)).start()
+    import_ahead("torch._dynamo")
 
 
 def make_optimizer(network: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
