@@ -7,11 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from shapes import make_shapes
 
 # No test asks the model hub, and what a developer keeps as weights must not change what is chosen.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("TINTYPE_WEIGHTS", None)
+
+# A busy machine is no reason to fail.
+settings.register_profile("tintype", deadline=None)
+settings.load_profile("tintype")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -21,6 +26,7 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     """Every test has a cache folder of its own, and processes it starts inherit it."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("TINTYPE_CACHE", str(folder))
+    monkeypatch.setenv("TINTYPE_LEDGER", str(folder / "ledger.jsonl"))
     return folder
 
 

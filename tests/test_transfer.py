@@ -89,7 +89,7 @@ def test_the_head_is_trained_first_and_the_backbone_more_slowly(shapes: Path, tm
     assert changed
     assert all(name.startswith(("body.residual3.2.",)) for name in changed)
     environment = json.loads((run.path / "environment.json").read_text())
-    assert 2 <= environment["kept_epoch"] <= 4
+    assert 1 <= environment["kept_epoch"] <= 4  # the head alone may be the best
 
 
 def test_a_stopped_fine_tuning_ends_as_if_it_had_not_been(shapes: Path, tmp_path: Path, pretrained: str) -> None:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Evaluation", "Finding", "Interval", "TintypeError", "check", "demo", "evaluate", "load", "predict",
-    "report", "resume", "summary", "train",
+    "Evaluation", "Finding", "Interval", "TintypeError", "check", "compare", "demo", "diagnose", "embed", "evaluate",
+    "load", "predict", "report", "resume", "study", "summary", "train",
 ]  # fmt: skip
 
 _HOMES = {"TintypeError": "errors", "Evaluation": "records", "Finding": "records", "Interval": "records"}

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tintype.assess import Assessment, Check, evaluate_on
+from tintype.assess import Assessment, Check, check_prepared, evaluate_on
 from tintype.assess import check as _check
-from tintype.config import OPTIONS, ModelConfig, RunConfig, load_config, make_config
+from tintype.comparing import RunComparison, compare_runs
+from tintype.config import ModelConfig, RunConfig, load_config, make_config, settings_of_options
 from tintype.demo import write_digits
+from tintype.diagnosis import diagnose as _diagnose
+from tintype.diagnosis.facts import read_facts
+from tintype.embedding import Embedding, embed_run
 from tintype.errors import ConfigError
+from tintype.mislabelled import check_labels, write_labels
 from tintype.models import zoo
 from tintype.models.build import build_network
 from tintype.models.import_weights import ImportedWeights
 from tintype.models.import_weights import import_weights as _import_weights
 from tintype.models.pretrained import usual_size
 from tintype.models.summary import summarize
-from tintype.records import ModelSummary
+from tintype.preparing import prepare_data
+from tintype.records import Finding, ModelSummary
 from tintype.report import rewrite_report
 from tintype.run import Run, resume_run, start_run
+from tintype.rundir import RunDir, sort_findings
 from tintype.serving.predictor import Label, Predictor
 from tintype.studies import StudyResult, compare_settings, load_study, run_study
 from tintype.watch import Watch
@@ -92,6 +100,7 @@ def study(
     output: StrPath | None = None,
     settings: Mapping[str, Any] | None = None,
     quick: bool = False,
+    jobs: int = 1,
     watch: Watch = Watch(),
 ) -> StudyResult:
     """Do a whole experiment: every run of a study file that is not done yet, one table, one report.
@@ -102,13 +111,14 @@ def study(
         output: The study's directory; ``runs/NAME`` by default. What is there of the same study is gone on with.
         settings: Further settings of all runs by dotted name.
         quick: The small size that the file describes.
+        jobs: Runs at a time, each in a process of its own with its share of the cores.
         watch: Progress, messages and stopping.
 
     Raises:
         TintypeError: With one line that says what is wrong and what to do.
     """
     loaded = load_study(Path(file), source=data, settings=settings, quick=quick)
-    return run_study(loaded, Path(output) if output is not None else None, watch)
+    return run_study(loaded, Path(output) if output is not None else None, watch, jobs=jobs)
 
 
 def resume(run: StrPath, *, watch: Watch = Watch()) -> Run:
@@ -121,9 +131,43 @@ def demo(*, output: StrPath | None = None, watch: Watch = Watch(), **options: An
     return train(write_digits(), output=output, watch=watch, **options)
 
 
-def check(data: StrPath, *, settings: Mapping[str, Any] | None = None, watch: Watch = Watch(), **options: Any) -> Check:
-    """Audit labelled images: counts, unreadable files, duplicates, leakage across splits, imbalance, odd sizes."""
-    return _check(make_config(data, options=options, settings=settings), watch)
+def check(
+    data: StrPath,
+    *,
+    labels: bool = False,
+    csv: StrPath | None = None,
+    output: StrPath | None = None,
+    settings: Mapping[str, Any] | None = None,
+    watch: Watch = Watch(),
+    **options: Any,
+) -> Check:
+    """Audit labelled images: counts, unreadable files, duplicates, leakage across splits, imbalance, odd sizes.
+
+    Args:
+        data: As for :func:`train`, like the rest.
+        labels: Look for labels that are likely to be wrong, too.
+        csv: A file for the list of them.
+        output: A folder for the list and a page with their pictures.
+        settings: Single settings by dotted name.
+        watch: Progress and messages.
+        **options: As for :func:`train`.
+
+    Raises:
+        TintypeError: With one line that says what is wrong and what to do.
+    """
+    config = make_config(data, options=options, settings=settings)
+    if not labels:
+        if csv is not None or output is not None:
+            raise ConfigError("csv, output: these are for the list of likely wrong labels; ask for it with --labels.")
+        return _check(config, watch)
+    prepared = prepare_data(config, watch)
+    checked = check_labels(prepared, watch)
+    folder, table = (None if path is None else Path(path) for path in (output, csv))
+    for path in write_labels(checked, prepared.cache, str(data), folder=folder, table=table):
+        watch.on_message(f"written: {path}")
+    audited = check_prepared(prepared)
+    findings = sort_findings((*audited.findings, *checked.findings))
+    return replace(audited, findings=tuple(findings), labels=checked.errors)
 
 
 def evaluate(
@@ -140,17 +184,95 @@ def evaluate(
     return evaluate_on(Path(run), str(data), output=folder, skip_bad=skip_bad, device=device, watch=watch)
 
 
+def embed(
+    run: StrPath,
+    data: StrPath | None = None,
+    *,
+    layer: str = "features",
+    perplexity: float | None = None,
+    output: StrPath | None = None,
+    skip_bad: bool = False,
+    device: str = "auto",
+    watch: Watch = Watch(),
+) -> Embedding:
+    """Draw a map (t-SNE) of a run's test images by what a layer says of them.
+
+    Args:
+        run: The run directory.
+        data: Other images, with labels or without, that are placed into the same map.
+        layer: A name of :func:`summary`, or ``features``: what the output layer sees.
+        perplexity: About how many neighbours an image is to keep; 30, or a third of the images where these are few.
+        output: Where the files go; ``embeddings/LAYER`` inside the run directory by default.
+        skip_bad: Leave unreadable images of ``data`` out instead of stopping.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        watch: Progress and messages.
+
+    Raises:
+        TintypeError: With one line that says what is wrong and what to do.
+    """
+    return embed_run(
+        Path(run), None if data is None else str(data), layer=layer, perplexity=perplexity,
+        output=None if output is None else Path(output), skip_bad=skip_bad, device=device, watch=watch,
+    )  # fmt: skip
+
+
+def compare(
+    runs: Sequence[StrPath], *, common: bool = False, metric: str = "accuracy", output: StrPath | None = None
+) -> RunComparison:
+    """Compare finished runs with the first of them on the same test images.
+
+    Args:
+        runs: At least two run directories, or folders that :func:`evaluate` wrote.
+        common: Compare on the images that all runs have, instead of refusing runs whose images differ.
+        metric: What the verdict goes by: ``accuracy``, ``macro_f1``, ``auc``, ``loss`` and others.
+        output: Where ``comparison.json`` and a report go; None writes nothing.
+
+    Raises:
+        TintypeError: With one line that says what is wrong and what to do.
+    """
+    folder = Path(output) if output is not None else None
+    return compare_runs([Path(run) for run in runs], common=common, metric=metric, output=folder)
+
+
+def diagnose(run: StrPath) -> list[Finding]:
+    """Say what went wrong in a run, or may have, root causes first; also of a run that failed or is unfinished.
+
+    Raises:
+        RunError: There is no such run, or a file of it is damaged.
+    """
+    return _diagnose(read_facts(RunDir(Path(run))))
+
+
 def load(run: StrPath, *, device: str = "auto") -> Predictor:
     """Load a finished run for labelling images: ``load("runs/photos").predict("cat.jpg")``."""
     return Predictor(run, device)
 
 
 def predict(
-    run: StrPath, paths: StrPath | Iterable[StrPath], *, device: str = "auto", watch: Watch = Watch()
+    run: StrPath,
+    paths: StrPath | Iterable[StrPath],
+    *,
+    explain: StrPath | None = None,
+    answer_all: bool = False,
+    device: str = "auto",
+    watch: Watch = Watch(),
 ) -> list[Label]:
-    """Label files, folders and globs with a finished run."""
+    """Label files, folders and globs with a finished run.
+
+    Args:
+        run: The run directory.
+        paths: The images.
+        explain: A folder for pictures of where the model looked, one an image.
+        answer_all: Call every answer sure, also those below the model's threshold.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        watch: Progress.
+
+    Raises:
+        TintypeError: With one line that says what is wrong and what to do.
+    """
     chosen = [paths] if isinstance(paths, str | Path) else list(paths)
-    return list(load(run, device=device).predict_many(chosen, watch.on_progress))
+    predictor = load(run, device=device)
+    return list(predictor.predict_many(chosen, watch.on_progress, explain=explain, answer_all=answer_all))
 
 
 def report(run: StrPath) -> Path:
@@ -232,7 +354,7 @@ def _network_settings(model: StrPath | None, options: Mapping[str, Any]) -> RunC
         config = RunConfig(model=ModelConfig(layers=file.read_text(encoding="utf-8")))
     else:
         config = RunConfig(model=ModelConfig(name=None if model is None else str(model)))
-    return config.replace({OPTIONS[name]: value for name, value in options.items() if value is not None})
+    return config.replace(settings_of_options(options))
 
 
 def _figures(value: str | Sequence[float] | None, name: str) -> tuple[float, ...] | None:

@@ -5,29 +5,39 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tintype.config import DataConfig, RunConfig
-from tintype.data.cache import ImageCache, build_cache
-from tintype.data.index import SPLIT_IDS
-from tintype.data.shift import compare_statistics, image_statistics, opposite_polarity
-from tintype.data.sources import read_index, relabel
+from tintype.config import RunConfig, load_config
+from tintype.data.cache import ImageCache
+from tintype.data.index import SPLIT_IDS, shown
+from tintype.data.reopen import decode_like, evenly, reopen_images, rows_of
+from tintype.data.shift import compare_figures, compare_statistics, image_statistics, opposite_polarity
 from tintype.data.split import Split
 from tintype.environment import describe_environment
 from tintype.errors import DataError
 from tintype.evaluation.calibration import calibrated
+from tintype.evaluation.label_errors import LabelErrors
 from tintype.evaluation.metrics import evaluate
-from tintype.evaluation.predict import predict
+from tintype.gallery import mistake_gallery
 from tintype.planning import Plan
-from tintype.preparing import prepare_data
-from tintype.recording import data_summary, gallery
-from tintype.records import DataSummary, Evaluation, Finding
+from tintype.preparing import Prepared, prepare_data
+from tintype.recording import data_summary
+from tintype.records import DataSummary, Evaluation, Finding, ImageStatistics, Shift, to_plain
 from tintype.report import write_evaluation_report
+from tintype.report.assessment import assessment_content
+from tintype.report.inputs import main_split
 from tintype.rundir import RunDir, numbered, sort_findings
-from tintype.runtime import start_runtime
+from tintype.runtime import Runtime, start_runtime
 from tintype.serving.model import Model, load_model
+from tintype.training.layer_features import Inputs, Reading, open_inputs, read_layer
+from tintype.training.lookalikes import Lookalikes, explain_mistakes
 from tintype.watch import Watch
+
+MOST_SEARCHED = 10_000
+"""Training images among which the nearest ones of a mistake are looked for."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +47,12 @@ class Check:
     Attributes:
         summary: Counts, sizes, modes and how the data was understood.
         findings: The most severe first.
+        labels: Which labels are likely to be wrong; None where that was not asked for.
     """
 
     summary: DataSummary
     findings: tuple[Finding, ...]
+    labels: LabelErrors | None = None
 
 
 @dataclass(frozen=True)
@@ -52,17 +64,40 @@ class Assessment:
         evaluation: The figures on the other images.
         original: The figures of the run's own test images.
         findings: What differs between the images.
+        content: ``assessment.json``: the verdict, the gap, the classes, calibration, and the images side by side.
+        lookalikes: The surest mistakes, each with its nearest training images.
     """
 
     path: Path
     evaluation: Evaluation
     original: Evaluation | None
     findings: tuple[Finding, ...]
+    content: dict[str, Any]
+    lookalikes: Lookalikes
 
     @property
     def report(self) -> Path:
         """The report's path."""
         return self.path / "report.html"
+
+    @property
+    def verdict(self) -> str:
+        """One sentence."""
+        return str(self.content["verdict"])
+
+    def to_plain(self) -> dict[str, Any]:
+        """Everything but the pictures, as ``tintype evaluate --json`` prints it."""
+        near = to_plain(self.lookalikes)
+        for mistake in near["mistakes"]:
+            for item in (mistake, *mistake["lookalikes"]):
+                item.pop("picture")
+        return {
+            "path": str(self.path),
+            "evaluation": to_plain(self.evaluation.metrics),
+            **to_plain(self.content),
+            "neighbours": near,
+            "findings": to_plain(self.findings),
+        }
 
 
 def check(config: RunConfig, watch: Watch = Watch()) -> Check:
@@ -71,7 +106,11 @@ def check(config: RunConfig, watch: Watch = Watch()) -> Check:
     Raises:
         DataError: The data cannot be read.
     """
-    data = prepare_data(config, watch)
+    return check_prepared(prepare_data(config, watch))
+
+
+def check_prepared(data: Prepared) -> Check:
+    """What the audit of prepared data found."""
     findings = sort_findings((*data.split.findings, *data.audit.findings))
     return Check(data_summary(data.cache, data.split, data.plan, data.statistics), tuple(findings))
 
@@ -95,63 +134,117 @@ def evaluate_on(
 
     Raises:
         RunError: The run is missing or unfinished.
-        DataError: The data cannot be read or its labels are not the model's.
+        DataError: The data cannot be read, has no labels, or its labels are not the model's.
     """
     run_dir = RunDir(run)
     run_dir.require_complete()
-    model = load_model(run_dir)
-    cache, plan = _decode_for(model, source, skip_bad, watch)
+    model, config = load_model(run_dir), load_config(run_dir / "config.toml")
+    cache, data = decode_like(
+        model.geometry, model.classes, model.max_megapixels, source,
+        skip_bad=skip_bad, on_message=watch.on_message, on_progress=watch.on_progress,
+    )  # fmt: skip
     chosen = _judged_images(cache)
     split = Split(chosen[:0], chosen[:0], chosen, f"{len(chosen):,} images evaluated", ())
-    statistics = image_statistics(cache, chosen)
-    findings = tuple(sort_findings(compare_statistics(model.statistics, statistics)))
-    inverted = np.concatenate(
-        [
-            opposite_polarity(model.statistics, cache.images[rows])
-            for rows in np.array_split(chosen, len(chosen) // 256 + 1)
-        ]
+    inverted = _inverted(model, cache, chosen, watch)
+    runtime = replace(start_runtime(device, None, 0), precision="fp32")
+    model.network.to(runtime.device)
+    reading = _read(model, config, cache, chosen, inverted, runtime, watch)
+    evaluation = evaluate(reading.predictions)
+    original = run_dir.read_evaluation()
+    kind = main_split(original) or "test"
+    trained = _reopened(run_dir, config, watch)
+    lookalikes = _lookalikes(run_dir, model, config, reading, cache, chosen, inverted, trained, runtime, watch)
+    shifts, findings, statistics = _shifts(run_dir, model, trained, cache, chosen)
+    content = assessment_content(
+        evaluation, original.get(kind), model.classes, kind, shifts, inverted=int(inverted.sum())
     )
+
+    folder = RunDir(output if output is not None else _evaluation_folder(run_dir, source))
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.write_json("data.json", data_summary(cache, split, Plan(RunConfig(data=data), ()), statistics))
+    command = f"tintype evaluate {shlex.quote(str(run))} {shlex.quote(source)}"
+    folder.write_json("environment.json", describe_environment(runtime, command))
+    folder.write_findings(findings)
+    folder.write_predictions([reading.predictions])
+    pictures = mistake_gallery(cache, chosen, reading.predictions, model.network, runtime, inverted=inverted)
+    folder.write_json("gallery.json", pictures)
+    folder.write_json("neighbours.json", lookalikes)
+    folder.write_json("assessment.json", content)
+    folder.write_evaluation([evaluation])
+    write_evaluation_report(folder, run_dir)
+    return Assessment(folder.path, evaluation, original.get(kind), findings, content, lookalikes)
+
+
+def _inverted(model: Model, cache: ImageCache, chosen: NDArray[np.int64], watch: Watch) -> NDArray[np.bool_]:
+    """Which of the chosen images are shown to the network as negatives, shape (N,)."""
+    parts = np.array_split(chosen, len(chosen) // 256 + 1)
+    inverted = np.concatenate([opposite_polarity(model.statistics, cache.images[rows]) for rows in parts])
     if inverted.any():
         watch.on_message(
             f"{inverted.sum():,} of {len(chosen):,} images are inverted, to the polarity of the training images"
         )
-    runtime = replace(start_runtime(device, None, 0), precision="fp32")
-    model.network.to(runtime.device)
+    return inverted
+
+
+def _read(
+    model: Model, config: RunConfig, cache: ImageCache, chosen: NDArray[np.int64], inverted: NDArray[np.bool_],
+    runtime: Runtime, watch: Watch,
+) -> Reading:  # fmt: skip
+    """Calibrated predictions, and what the output layer saw, of one pass."""
     flip = bool(model.config.flip_average)
-    predictions = predict(
-        model.network, cache, chosen, runtime, "test",
-        flip_average=flip, inverted=inverted, on_progress=watch.on_progress,
+    if flip or inverted.any():  # frozen layers keep what they say of the images as they are
+        inputs = Inputs(model.network, cache)
+    else:
+        inputs = open_inputs(model.network, config, cache, runtime, on_progress=watch.on_progress)
+    reading = read_layer(
+        inputs, chosen, runtime, "test", flip_average=flip, inverted=inverted if inverted.any() else None,
+        on_progress=watch.on_progress,
     )  # fmt: skip
-    predictions = calibrated(predictions, model.temperature)
-    evaluation = evaluate(predictions)
-
-    folder = RunDir(output if output is not None else _evaluation_folder(run_dir, source))
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.write_json("data.json", data_summary(cache, split, plan, statistics))
-    command = f"tintype evaluate {shlex.quote(str(run))} {shlex.quote(source)}"
-    folder.write_json("environment.json", describe_environment(runtime, command))
-    folder.write_findings(findings)
-    folder.write_predictions([predictions])
-    folder.write_json("gallery.json", gallery(cache, split, [predictions], plan.config))
-    folder.write_evaluation([evaluation])
-    write_evaluation_report(folder, run_dir)
-    return Assessment(folder.path, evaluation, run_dir.read_evaluation().get("test"), findings)
+    return replace(reading, predictions=calibrated(reading.predictions, model.temperature))
 
 
-def _decode_for(model: Model, source: str, skip_bad: bool, watch: Watch) -> tuple[ImageCache, Plan]:
-    """Decode other images exactly as the model's own were."""
-    geometry = model.geometry
-    data = DataConfig(
-        source=source,
-        image_size=geometry.size,
-        color="grey" if geometry.channels == 1 else "rgb",
-        resize=geometry.resize,
-        max_megapixels=model.max_megapixels,
-        skip_bad=skip_bad,
-    )
-    index = relabel(read_index(data, minimum_classes=1), model.classes)
-    watch.on_message(index.description)
-    return build_cache(index, data, watch.on_progress), Plan(RunConfig(data=data), ())
+def _reopened(run_dir: RunDir, config: RunConfig, watch: Watch) -> ImageCache | str:
+    """The run's own images, or why they cannot be had."""
+    try:
+        return reopen_images(run_dir, config.data, watch.on_progress)
+    except DataError as error:
+        return str(error)
+
+
+def _lookalikes(
+    run_dir: RunDir, model: Model, config: RunConfig, reading: Reading, cache: ImageCache,
+    chosen: NDArray[np.int64], inverted: NDArray[np.bool_], trained: ImageCache | str, runtime: Runtime, watch: Watch,
+) -> Lookalikes:  # fmt: skip
+    """The nearest training images of the surest mistakes, or the reason why there are none."""
+    if isinstance(trained, str):
+        return Lookalikes(0, 0, None, trained, ())
+    if (reading.predictions.predicted == reading.predictions.labels).all():
+        return Lookalikes(0, 0, None, "there is no mistake", ())
+    training = sum(run_dir.read_json("data.json")["counts"]["train"])
+    rows = _training_rows(run_dir, trained)
+    inputs = open_inputs(model.network, config, trained, runtime, on_progress=watch.on_progress)
+    of_training = read_layer(inputs, rows, runtime, "train", on_progress=watch.on_progress)
+    return explain_mistakes(reading, cache, chosen, inverted, of_training, trained, rows, training)
+
+
+def _training_rows(run_dir: RunDir, trained: ImageCache) -> NDArray[np.int64]:
+    """Positions of the run's training images, at most so many, evenly taken."""
+    rows = rows_of(trained.index, run_dir.read_predictions()["train"].paths)
+    return rows[evenly(len(rows), MOST_SEARCHED)]
+
+
+def _shifts(
+    run_dir: RunDir, model: Model, trained: ImageCache | str, cache: ImageCache, chosen: NDArray[np.int64]
+) -> tuple[list[Shift], tuple[Finding, ...], ImageStatistics]:
+    """How the images differ from the training images: figures side by side, findings, and their own figures."""
+    statistics = image_statistics(cache, chosen)
+    original = model.statistics
+    if not original.spread and not isinstance(trained, str):
+        # A model of an earlier version does not say by how much its training images differ among themselves.
+        measured = image_statistics(trained, _training_rows(run_dir, trained))
+        original = replace(original, spread=measured.spread)
+    findings = tuple(sort_findings(compare_statistics(original, statistics)))
+    return compare_figures(original, statistics), findings, statistics
 
 
 def _evaluation_folder(run_dir: RunDir, source: str) -> Path:
@@ -164,11 +257,14 @@ def _evaluation_folder(run_dir: RunDir, source: str) -> Path:
     return numbered(run_dir.path / "evaluations" / Path(source).expanduser().resolve().name, is_anothers)
 
 
-def _judged_images(cache: ImageCache) -> np.ndarray:
+def _judged_images(cache: ImageCache) -> NDArray[np.int64]:
     index = cache.index
     labelled = cache.usable & (index.labels >= 0)
     test = labelled & (index.given_split == SPLIT_IDS["test"])
     chosen = np.flatnonzero(test if test.any() else labelled)
     if not len(chosen):
-        raise DataError(f"{index.root} holds no labelled image that can be read, so nothing can be evaluated.")
+        raise DataError(
+            f"{shown(index.root)} holds no labelled image that can be read, so nothing can be judged. "
+            "`tintype predict` labels images without one."
+        )
     return chosen.astype(np.int64)

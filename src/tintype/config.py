@@ -76,6 +76,9 @@ class DataConfig(_Section):
     max_megapixels: float = Field(89.0, gt=0, description="larger images are refused before decoding")
     allow_small: bool = Field(False, description="keep classes too small to split in training only")
     fraction: float = Field(1.0, gt=0, le=1, description="share of the training images to use, per class")
+    train_images: int | None = Field(
+        None, ge=1, description="use so many training images, classes in proportion; which ones, the seed decides"
+    )
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     test_fraction: float = Field(0.2, ge=0, lt=1)
 
@@ -213,6 +216,19 @@ class HeadsConfig(_Section):
     seeds: int = Field(1, ge=1, le=100)
 
 
+class EvidenceConfig(_Section):
+    """What is done beside a run's figures, so that they can be judged."""
+
+    baselines: bool = Field(True, description="train simple shortcuts beside the network: colours, a blur, the border")
+    attention: bool = Field(True, description="show where the network looks in the gallery of mistakes")
+    embedding: str | None = Field(
+        None, description="layer whose features are drawn in two dimensions; features: what the output layer sees"
+    )
+    error_rate: float = Field(
+        0.05, gt=0, lt=1, description="share of wrong answers that is wanted among the answers not withheld"
+    )
+
+
 class RunConfig(_Section):
     """Everything a run is made of."""
 
@@ -221,6 +237,7 @@ class RunConfig(_Section):
     model: ModelConfig = ModelConfig()
     fit: FitConfig = FitConfig()
     heads: HeadsConfig | None = None
+    evidence: EvidenceConfig = EvidenceConfig()
     seed: int = Field(0, ge=0, lt=2**32)
     device: str = "auto"
     precision: PrecisionName = "auto"
@@ -277,18 +294,25 @@ def make_config(
     Raises:
         ConfigError: An option, a setting or a value that does not exist.
     """
-    options = options or {}
-    unknown = [name for name in options if name not in OPTIONS]
-    if unknown:
-        raise ConfigError(f"there is no option {unknown[0]!r}. There are: {', '.join(OPTIONS)}.")
     config = load_config(file) if file is not None else RunConfig()
     changes: dict[str, Any] = {} if source is None else {"data.source": str(source)}
-    changes |= {OPTIONS[name]: value for name, value in options.items() if value is not None}
-    changes |= dict(settings or {})
+    changes |= settings_of_options(options or {}) | dict(settings or {})
     config = config.replace(changes)
     if not config.data.source:
         raise ConfigError("no data is named: give a folder, a manifest (.csv), idx files or an .npz.")
     return config
+
+
+def settings_of_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by the names in :data:`OPTIONS` as settings by dotted name; None means not given.
+
+    Raises:
+        ConfigError: There is no such option.
+    """
+    unknown = next((name for name in options if name not in OPTIONS), None)
+    if unknown is not None:
+        raise ConfigError(f"there is no option {unknown!r}. There are: {', '.join(OPTIONS)}.")
+    return {OPTIONS[name]: value for name, value in options.items() if value is not None}
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:

@@ -1,18 +1,25 @@
-"""Thumbnails for the report: the most confident mistakes, and what augmentation does to training images."""
+"""Thumbnails for the report: the most confident mistakes with where the network looked, and augmented images."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterable
+from contextlib import nullcontext
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from tintype.config import AugmentConfig
 from tintype.data.augment import augment_numpy, draw_warps
 from tintype.data.cache import ImageCache
+from tintype.evaluation.attention import NoMap, attention_maps
+from tintype.evaluation.overlay import overlay
+from tintype.models.network import Network
 from tintype.records import GalleryGroup, GalleryImage, Predictions
+from tintype.runtime import Runtime
 
 MISTAKES = 24
 AUGMENTED = 12
@@ -23,27 +30,46 @@ LOSSLESS_SIDE = 64
 """Images up to this size are kept exactly, as PNG."""
 
 
-def mistake_gallery(cache: ImageCache, indices: NDArray[np.int64], predictions: Predictions) -> list[GalleryImage]:
-    """The wrongly classified images of which the network was surest.
+def mistake_gallery(
+    cache: ImageCache,
+    indices: NDArray[np.int64],
+    predictions: Predictions,
+    network: Network | None = None,
+    runtime: Runtime | None = None,
+    *,
+    inverted: NDArray[np.bool_] | None = None,
+) -> list[GalleryImage]:
+    """The wrongly classified images of which the network was surest, and where it looked.
 
     Args:
         cache: The decoded images.
         indices: The images behind the predictions, in their order.
         predictions: Labelled predictions.
+        network: The whole network that made them; with it each image has an overlay, if the network has a map.
+        runtime: Its precision; None for that of the weights.
+        inverted: Of which images the network saw the negative, in the order of the predictions.
     """
     predicted, labels = predictions.predicted, predictions.labels
     confidence = predictions.probabilities.max(axis=1)
     wrong = np.flatnonzero((predicted != labels) & (labels >= 0))
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
+    images_NHWC = np.asarray(cache.images[indices[surest]])
+    maps_Nhw: Iterable[NDArray[np.float32] | None] = [None] * len(surest)
+    if network is not None and len(surest):
+        negatives = np.zeros(len(surest), np.bool_) if inverted is None else inverted[surest]
+        seen_NHWC = np.where(negatives[:, None, None, None], 255 - images_NHWC, images_NHWC)
+        found = _maps(network, runtime, seen_NHWC, predicted[surest])
+        maps_Nhw = maps_Nhw if found is None else found
     return [
         _gallery_image(
             "mistakes",
             predictions.paths[row],
             f"is {predictions.classes[labels[row]]}, taken for {predictions.classes[predicted[row]]}"
             f" ({100 * confidence[row]:.0f} %)",
-            cache.images[indices[row]],
+            image_HWC,
+            map_hw,
         )
-        for row in surest.tolist()
+        for row, image_HWC, map_hw in zip(surest.tolist(), images_NHWC, maps_Nhw, strict=True)
     ]
 
 
@@ -63,19 +89,36 @@ def augmented_gallery(
     ]
 
 
-def _gallery_image(group: GalleryGroup, path: str, caption: str, image_HWC: NDArray[np.uint8]) -> GalleryImage:
+def _maps(
+    network: Network, runtime: Runtime | None, images_NHWC: NDArray[np.uint8], classes_N: NDArray[np.int64]
+) -> NDArray[np.float32] | None:
+    """Where the network looked for its answers, None for a network that has no map."""
+    images_NCHW = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2).to(network.mean.device)
+    with runtime.autocast() if runtime is not None else nullcontext():
+        maps_Nhw = attention_maps(network, images_NCHW, classes_N)
+    return None if isinstance(maps_Nhw, NoMap) else maps_Nhw
+
+
+def _gallery_image(
+    group: GalleryGroup,
+    path: str,
+    caption: str,
+    image_HWC: NDArray[np.uint8],
+    map_hw: NDArray[np.float32] | None = None,
+) -> GalleryImage:
+    encoded, media_type = _encoded(image_HWC)
+    looked_at = "" if map_hw is None else _encoded(overlay(image_HWC, map_hw))[0]
+    return GalleryImage(group, path, caption, encoded, media_type, looked_at)
+
+
+def _encoded(image_HWC: NDArray[np.uint8]) -> tuple[str, str]:
+    """A thumbnail as base64, and its media type."""
     thumbnail = Image.fromarray(image_HWC.squeeze())
-    lossless = max(thumbnail.size) <= LOSSLESS_SIDE
+    is_lossless = max(thumbnail.size) <= LOSSLESS_SIDE
     thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
-    if lossless:
+    if is_lossless:
         thumbnail.save(buffer, "PNG")
     else:
         thumbnail.save(buffer, "JPEG", quality=80)
-    return GalleryImage(
-        group=group,
-        path=path,
-        caption=caption,
-        jpeg=base64.b64encode(buffer.getvalue()).decode("ascii"),
-        media_type="image/png" if lossless else "image/jpeg",
-    )
+    return base64.b64encode(buffer.getvalue()).decode("ascii"), "image/png" if is_lossless else "image/jpeg"

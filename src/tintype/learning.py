@@ -19,6 +19,7 @@ from tintype.training.fit import Fitted, fit
 from tintype.training.head_grid import fit_head_grid
 from tintype.training.heads import FittedHeads
 from tintype.training.logistic import LogisticHead
+from tintype.training.optim import monitored
 from tintype.training.output_layer import fit_output_layer
 from tintype.watch import Watch
 
@@ -85,7 +86,12 @@ def learn(built: Built, data: Prepared, checkpoint: Path, watch: Watch, on_epoch
     head: LogisticHead | None = None
     if config.fit.head_epochs and not checkpoint.exists():
         rows, head = _head_first(built, data, config, watch, on_epoch)
-    fitted = _fit(built.trained, inputs, data, config, built, watch, checkpoint, on_epoch, config.fit.head_epochs or 0)
+    # Fine-tuning may make a network worse than its head alone had made it.
+    start = max(reversed(rows), key=lambda row: monitored(config.fit, row)) if rows else None
+    before = config.fit.head_epochs or 0
+    fitted = _fit(built.trained, inputs, data, config, built, watch, checkpoint, on_epoch, before, start)
+    if start is not None and fitted.kept_epoch == before:
+        fitted = replace(fitted, kept_epoch=start.epoch)
     return Learnt(replace(fitted, history=(*rows, *fitted.history)), inputs, head)
 
 
@@ -129,7 +135,7 @@ def _head_first(
     try:
         cut = cut_network(network, find_boundary(backbone, "all")) if config.fit.feature_cache else None
         # One view is enough for a start, and costs an eighth.
-        plain = config.replace({"fit.views": 1, "augment.policy": "none"})
+        plain = config.replace({"fit.views": 1})
         inputs = _inputs(cut, data, plain, built, watch)
         if cut is not None and isinstance(inputs, FeatureCache) and config.model.head is None:
             fitted, head = fit_output_layer(cut.tail, inputs, data.split, config.fit, built.runtime, watch)
@@ -138,7 +144,7 @@ def _head_first(
             return fitted.history, head
         trained: Network = network if cut is None else cut.tail
         alone = config.replace({"fit.epochs": config.fit.head_epochs})
-        fitted = _fit(trained, inputs, data, alone, built, watch, None, on_epoch, 0)
+        fitted = _fit(trained, inputs, data, alone, built, watch, None, on_epoch, 0, None)
         return fitted.history, None
     finally:
         network.freeze(frozen)
@@ -146,7 +152,7 @@ def _head_first(
 
 def _fit(
     trained: Network, inputs: ImageCache | FeatureCache, data: Prepared, config: RunConfig, built: Built, watch: Watch,
-    checkpoint: Path | None, on_epoch: OnEpoch, epochs_before: int,
+    checkpoint: Path | None, on_epoch: OnEpoch, epochs_before: int, start: EpochRecord | None,
 ) -> Fitted:  # fmt: skip
     """The loop, its epochs numbered after those that came before."""
     assert config.fit.epochs is not None
@@ -156,7 +162,7 @@ def _fit(
         return replace(record, epoch=record.epoch + epochs_before)
 
     fitted = fit(
-        trained, inputs, data.split, config.fit, config.augment, built.runtime, checkpoint=checkpoint,
+        trained, inputs, data.split, config.fit, config.augment, built.runtime, checkpoint=checkpoint, start=start,
         on_epoch=lambda record: on_epoch(numbered(record), epochs), on_progress=watch.on_progress,
         should_stop=watch.should_stop,
     )  # fmt: skip

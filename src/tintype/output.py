@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import heapq
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -15,7 +16,30 @@ Style = Literal["table", "json", "csv"]
 PATH_WIDTH = 48
 
 
-def write_labels(labels: Iterable[Label], classes: Sequence[str], style: Style, stream: TextIO) -> int:
+class Tally:
+    """Passes labels on and counts them.
+
+    Attributes:
+        images: How many there were.
+        unsure: How many were read but not answered for sure.
+        failed: How many could not be read.
+    """
+
+    def __init__(self, labels: Iterable[Label]) -> None:
+        self._labels = labels
+        self.images = self.unsure = self.failed = 0
+
+    def __iter__(self) -> Iterator[Label]:
+        for label in self._labels:
+            self.images += 1
+            self.failed += bool(label.error)
+            self.unsure += not label.sure and not label.error
+            yield label
+
+
+def write_labels(
+    labels: Iterable[Label], classes: Sequence[str], style: Style, stream: TextIO, *, top: int = 1
+) -> Tally:
     """Write labels one by one, so that a million images need no more memory than one.
 
     Args:
@@ -23,55 +47,57 @@ def write_labels(labels: Iterable[Label], classes: Sequence[str], style: Style, 
         classes: Class names, in the order of the probabilities.
         style: ``table`` for people, ``json`` for one object, ``csv`` with a column per class.
         stream: Where to.
+        top: How many classes the table and the JSON name for each image, the most probable first; at least 1.
 
     Returns:
-        How many images could not be read.
+        How many images there were, how many of them unsure or unreadable.
     """
-    writers = {"table": _write_table, "json": _write_json, "csv": _write_csv}
-    counted = _Counter(labels)
-    writers[style](counted, classes, stream)
-    return counted.failed
+    tally = Tally(labels)
+    if style == "table":
+        _write_table(tally, classes, stream, top)
+    elif style == "json":
+        _write_json(tally, classes, stream, top)
+    else:
+        _write_csv(tally, classes, stream)
+    return tally
 
 
-class _Counter:
-    """Passes labels on and counts the failures."""
-
-    def __init__(self, labels: Iterable[Label]) -> None:
-        self._labels = labels
-        self.failed = 0
-
-    def __iter__(self) -> Iterator[Label]:
-        for label in self._labels:
-            self.failed += bool(label.error)
-            yield label
-
-
-def _write_table(labels: Iterable[Label], classes: Sequence[str], stream: TextIO) -> None:
+def _write_table(labels: Iterable[Label], classes: Sequence[str], stream: TextIO, top: int) -> None:
     width = max(5, *(len(name) for name in classes))
     for label in labels:
         path = label.path if len(label.path) <= PATH_WIDTH else "…" + label.path[1 - PATH_WIDTH :]
         if label.error:
-            stream.write(f"{_safe(path):<{PATH_WIDTH}}  unreadable: {_safe(label.error)}\n")
-            continue
-        others = sorted(label.probabilities.items(), key=lambda item: -item[1])[1:3]
-        rest = ", ".join(f"{name} {probability:.1%}" for name, probability in others)
-        stream.write(f"{_safe(path):<{PATH_WIDTH}}  {label.label:<{width}}  {label.probability:>6.1%}  ({rest})\n")
+            words = f"unreadable: {_safe(label.error)}"
+        elif label.sure:
+            words = f"{label.label:<{width}}  {label.probability:>6.1%}"
+        else:
+            words = f"not sure ({label.label} {label.probability:.1%})"
+        others = ", ".join(f"{name} {probability:.1%}" for name, probability in _most_probable(label, top)[1:])
+        parts = [f"{_safe(path):<{PATH_WIDTH}}", words, others and f"({others})", _safe(label.explanation)]
+        stream.write("  ".join(part for part in parts if part) + "\n")
 
 
-def _write_json(labels: Iterable[Label], classes: Sequence[str], stream: TextIO) -> None:
+def _write_json(labels: Iterable[Label], classes: Sequence[str], stream: TextIO, top: int) -> None:
     stream.write(f'{{"classes": {json.dumps(list(classes), ensure_ascii=False)}, "predictions": [')
     for number, label in enumerate(labels):
-        stream.write(("" if number == 0 else ", ") + json.dumps(asdict(label)))
+        ranked = [{"label": name, "probability": value} for name, value in _most_probable(label, top)]
+        stream.write(("" if number == 0 else ", ") + json.dumps({**asdict(label), "top": ranked}))
     stream.write("]}\n")
 
 
 def _write_csv(labels: Iterable[Label], classes: Sequence[str], stream: TextIO) -> None:
     writer = csv.writer(stream)
-    writer.writerow(["path", "label", "probability", *(f"probability/{name}" for name in classes), "error"])
+    columns = (f"probability/{name}" for name in classes)
+    writer.writerow(["path", "label", "probability", "sure", *columns, "explanation", "error"])
     for label in labels:
         row = [f"{label.probabilities[name]:.7g}" if not label.error else "" for name in classes]
         shown = "" if label.error else f"{label.probability:.7g}"
-        writer.writerow([_safe(label.path), label.label, shown, *row, label.error])
+        sure = "true" if label.sure else "false"
+        writer.writerow([_safe(label.path), label.label, shown, sure, *row, _safe(label.explanation), label.error])
+
+
+def _most_probable(label: Label, top: int) -> list[tuple[str, float]]:
+    return heapq.nlargest(top, label.probabilities.items(), key=lambda item: item[1])
 
 
 def _safe(text: str) -> str:

@@ -63,7 +63,7 @@ def prepare_data(config: RunConfig, watch: Watch) -> Prepared:
     if plan.config.model.backbone is not None:
         import_ahead("timm")  # two seconds that reading and decoding can hide
     cache = build_cache(index, plan.config.data, watch.on_progress)
-    split = make_split(index, cache.usable, plan.config.data)
+    split = make_split(index, cache.usable, plan.config.data, plan.config.seed)
     watch.on_message(split.description)
     plan = plan_training(plan, len(index.classes), len(split.train))
     return Prepared(plan, cache, split, audit(cache, split, watch.on_progress), image_statistics(cache, split.train))
@@ -105,6 +105,9 @@ def build(data: Prepared) -> Built:
     cut = cut_network(network, boundary) if boundary is not None and config.fit.feature_cache else None
     if boundary is not None and boundary.frozen:
         plan = plan.noted("model.freeze", f"{boundary.frozen} of {boundary.layers} layers", _what_is_frozen(boundary))
+    if network.held and not (boundary is not None and boundary.is_everything):
+        reason = "the weights hold them already: with those of a batch this would be another network"
+        plan = plan.noted("batch statistics", "not used", reason)
     if cut is not None:
         wanted = config.fit.feature_precision
         precision, evidence = choose_front_precision(cut, runtime, data.cache, wanted)
@@ -142,6 +145,7 @@ def _network(data: Prepared) -> Network:
     backbone = backbone_of(network)
     if backbone is not None and source is not None:
         load_backbone(backbone, source.path)
+        network.hold_folded_statistics()
     elif backbone is None and model.weights not in (None, "auto", "none"):
         load_weights(network, Path(model.weights).expanduser())
     return network

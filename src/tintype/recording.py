@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.config import ModelConfig, RunConfig
+from tintype.config import ModelConfig
 from tintype.data.cache import ImageCache
 from tintype.data.split import Split
 from tintype.environment import describe_environment
 from tintype.errors import RunError
+from tintype.evaluation.health import EXAMINED_IMAGES, FirstWeights, examine
 from tintype.gallery import augmented_gallery, mistake_gallery
 from tintype.learning import Learnt
 from tintype.models.network import Network
 from tintype.planning import Plan
-from tintype.preparing import Prepared
-from tintype.records import DataSummary, Finding, GalleryImage, ImageStatistics, Predictions
+from tintype.preparing import Built, Prepared
+from tintype.records import DataSummary, Finding, GalleryImage, Health, ImageStatistics, Predictions
 from tintype.rundir import RunDir, numbered, write_text
 from tintype.runtime import Runtime, peak_memory_mb
 from tintype.serving.model import Model
@@ -108,14 +109,39 @@ def data_summary(cache: ImageCache, split: Split, plan: Plan, statistics: ImageS
     )
 
 
-def gallery(
-    cache: ImageCache, split: Split, predictions: Sequence[Predictions], config: RunConfig
-) -> list[GalleryImage]:
+def gallery(built: Built, data: Prepared, predictions: Sequence[Predictions]) -> list[GalleryImage]:
     """Thumbnails of mistakes (on the test images, or else the validation images) and of augmented images."""
+    config, cache, split = built.plan.config, data.cache, data.split
     indices: dict[str, NDArray[np.int64]] = {"test": split.test, "validation": split.validation}
     judged = next((item for item in predictions if item.split in indices), None)
-    mistakes = mistake_gallery(cache, indices[judged.split], judged) if judged else []
+    network = built.network if config.evidence.attention else None
+    mistakes = mistake_gallery(cache, indices[judged.split], judged, network, built.runtime) if judged else []
     return [*mistakes, *augmented_gallery(cache, split.train, config.augment, config.seed)]
+
+
+def look_inside(built: Built, learnt: Learnt, data: Prepared, first: FirstWeights) -> Health:
+    """``health.json``: a few training images through the trained network, in both of its modes."""
+    config, fitted = built.plan.config.fit, learnt.fitted
+    is_short = config.batch_size is not None and 0 < fitted.micro_batch < config.batch_size
+    most = max(2, fitted.micro_batch) if is_short else EXAMINED_IMAGES
+    return examine(
+        built.network, data.cache, fitted.network, learnt.inputs, data.split.train, built.runtime, first, most
+    )
+
+
+def add_findings(run_dir: RunDir, causes: Sequence[Finding], others: Sequence[Finding] = ()) -> None:
+    """Put findings before those of the audit.
+
+    Args:
+        run_dir: The run.
+        causes: What a diagnosis found, root causes first.
+        others: What else there is to know; it stands in the place of a cause of the same code, since it says more.
+            Both stand in the place of what was found earlier, such as before a run was resumed.
+    """
+    told = {finding.code for finding in others}
+    found = (*(finding for finding in causes if finding.code not in told), *others)
+    codes = {finding.code for finding in found}
+    run_dir.write_findings((*found, *(item for item in run_dir.read_findings() if item.code not in codes)))
 
 
 def tried(learnt: Learnt) -> dict[str, Any]:
@@ -129,17 +155,18 @@ def tried(learnt: Learnt) -> dict[str, Any]:
 
 
 def trained_model(
-    network: Network, data: Prepared, config: RunConfig, architecture: ModelConfig, temperature: float
+    built: Built, data: Prepared, architecture: ModelConfig, temperature: float, threshold: float
 ) -> Model:
     """The network with everything needed to use it."""
     return Model(
-        network=network,
+        network=built.network,
         config=architecture,
         classes=data.cache.index.classes,
         geometry=data.cache.geometry,
         statistics=data.statistics,
         temperature=temperature,
-        max_megapixels=config.data.max_megapixels,
+        max_megapixels=built.plan.config.data.max_megapixels,
+        threshold=threshold,
     )
 
 

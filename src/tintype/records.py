@@ -169,6 +169,8 @@ class ImageStatistics:
         color: Share of the images with any colour in them.
         width: Median width of the files in pixels.
         height: Median height of the files in pixels.
+        spread: Standard deviation from image to image of ``mean``, ``deviation``, ``border``, ``centre`` and ``side``
+            (the shorter side in pixels); empty in models of earlier versions.
     """
 
     n: int
@@ -180,6 +182,94 @@ class ImageStatistics:
     color: float
     width: float
     height: float
+    spread: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """One figure of two sets of images side by side.
+
+    Attributes:
+        figure: What is measured, in words.
+        kind: ``grey`` (a grey level, 0 to 255), ``share`` (of the images, 0 to 1) or ``pixels``.
+        other: Of the other images.
+        trained: Of the training images.
+        apart: The difference in standard deviations from training image to training image; None for a share, and
+            where the training images do not differ in it or it is not known how much they do.
+    """
+
+    figure: str
+    kind: Literal["grey", "share", "pixels"]
+    other: float
+    trained: float
+    apart: float | None
+
+
+@dataclass(frozen=True)
+class LayerHealth:
+    """What a look inside a trained network shows of one layer. What does not apply to its kind is None.
+
+    Attributes:
+        name: As in the layer table.
+        kind: Class of the module, such as ``Conv2d``.
+        trains: Whether the optimiser may change its weights.
+        gradient: L2 norm of the loss' gradient in its weights, as a share of the weights' own norm.
+        moved: L2 norm of what training changed in its weights, as a share of their first norm.
+        dead: Share of its outputs' channels that are the same for every image looked at.
+        mean_gap: BatchNorm: how far the batch's means lie from the running ones, in running deviations, median.
+        deviation_ratio: BatchNorm: the batch's deviations over the running ones, median.
+        batch_statistics: BatchNorm: whether it uses the batch's statistics when the network trains.
+        parameters: How many weights it has, those that are frozen with them.
+    """
+
+    name: str
+    kind: str
+    trains: bool
+    gradient: float | None = None
+    moved: float | None = None
+    dead: float | None = None
+    mean_gap: float | None = None
+    deviation_ratio: float | None = None
+    batch_statistics: bool | None = None
+    parameters: int = 0
+
+
+@dataclass(frozen=True)
+class InputHealth:
+    """What reaches the first layer that has weights: the class of the layer, then mean, deviation and range."""
+
+    kind: str
+    mean: float
+    deviation: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Health:
+    """A look inside a trained network with a few training images, unchanged; ``health.json``.
+
+    Of a network whose frozen layers ran once, the part behind them is looked at, and the whole network's input.
+
+    Attributes:
+        images: How many, at most 128.
+        training_input: What reaches the first layer of the whole network in training mode.
+        inference_input: The same in inference mode.
+        training_accuracy: Share of them that are right in training mode (dropout, batch statistics).
+        inference_accuracy: The same in inference mode.
+        training_loss: Mean cross-entropy in training mode, nats.
+        inference_loss: The same in inference mode.
+        layers: Layers that have weights, or whose outputs can die, in the order in which they run.
+    """
+
+    images: int
+    training_input: InputHealth
+    inference_input: InputHealth
+    training_accuracy: float
+    inference_accuracy: float
+    training_loss: float
+    inference_loss: float
+    layers: tuple[LayerHealth, ...]
 
 
 @dataclass(frozen=True)
@@ -229,6 +319,7 @@ class GalleryImage:
         caption: What stands beneath it.
         jpeg: The thumbnail as base64-encoded JPEG (or PNG, told by ``media_type``).
         media_type: ``image/jpeg`` or ``image/png``.
+        overlay: The same picture under a map of where the network looked, encoded likewise; empty where there is none.
     """
 
     group: GalleryGroup
@@ -236,6 +327,7 @@ class GalleryImage:
     caption: str
     jpeg: str
     media_type: str = "image/jpeg"
+    overlay: str = ""
 
 
 def to_plain(record: Any) -> Any:

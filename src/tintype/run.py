@@ -10,19 +10,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype.config import RunConfig, load_config
+from tintype.diagnosis import diagnose
+from tintype.diagnosis.facts import read_facts
+from tintype.embedding import embed_run
 from tintype.errors import NonFiniteError, RunError, RunInterrupted
 from tintype.evaluation.calibration import calibrated, fit_temperature
+from tintype.evaluation.health import note_weights
 from tintype.evaluation.metrics import evaluate
 from tintype.evaluation.predict import predict
+from tintype.evidence import gather_evidence
 from tintype.learning import Learnt, learn
 from tintype.models.summary import summarize
 from tintype.preparing import Built, Prepared, build, prepare_data
-from tintype.recording import finish_environment, gallery, new_run_dir, open_run, trained_model, tried
+from tintype.recording import (
+    add_findings,
+    finish_environment,
+    gallery,
+    look_inside,
+    new_run_dir,
+    open_run,
+    trained_model,
+    tried,
+)
 from tintype.records import EpochRecord, Evaluation, Finding, Predictions, SplitName
 from tintype.report import write_report
 from tintype.rundir import RunDir
 from tintype.serving.model import save_model
 from tintype.training.checkpoint import CHECKPOINT
+from tintype.training.layer_features import require_layer
 from tintype.training.optim import import_optimizers_ahead
 from tintype.training.tensorboard import epoch_writer
 from tintype.watch import Watch
@@ -111,6 +126,9 @@ def _execute(config: RunConfig, run_dir: RunDir, watch: Watch) -> Run:
     import_optimizers_ahead()
     data = prepare_data(config, watch)
     built = build(data)
+    layer = built.plan.config.evidence.embedding
+    if layer is not None:
+        require_layer(built.network, layer)
     open_run(run_dir, built.plan, data, built.network, built.runtime)
     for line in _aligned(built.plan.choices):
         watch.on_message(line)
@@ -120,6 +138,8 @@ def _execute(config: RunConfig, run_dir: RunDir, watch: Watch) -> Run:
         raise RunInterrupted(f"{stopped} Go on with: tintype train --resume {run_dir.path}") from None
     except KeyboardInterrupt:
         raise RunInterrupted(f"stopped. Go on with: tintype train --resume {run_dir.path}") from None
+    if layer is not None:
+        embed_run(run_dir.path, layer=layer, watch=watch)
     write_report(run_dir)
     return load_run(run_dir.path)
 
@@ -127,6 +147,7 @@ def _execute(config: RunConfig, run_dir: RunDir, watch: Watch) -> Run:
 def _train_and_evaluate(built: Built, data: Prepared, run_dir: RunDir, watch: Watch, started: float) -> None:
     """Everything between an opened run directory and its last file, ``evaluation.json``."""
     config = built.plan.config
+    first_weights = note_weights(built.network)
     training_started = time.monotonic()
     learnt = _learn(built, data, run_dir, watch)
     training_seconds = time.monotonic() - training_started
@@ -134,14 +155,18 @@ def _train_and_evaluate(built: Built, data: Prepared, run_dir: RunDir, watch: Wa
     predictions, temperature = _predict(built, learnt, data, watch)
     leaked = np.isin(data.split.test, data.audit.leaked_test)
     evaluations = [evaluate(item, leaked=leaked if item.split == "test" else None) for item in predictions]
+    evidence = gather_evidence(data, predictions, built.runtime, run_dir, watch)
+    health = look_inside(built, learnt, data, first_weights)
 
-    save_model(run_dir, trained_model(built.network, data, config, learnt.model_config(config.model), temperature))
+    save_model(run_dir, trained_model(built, data, learnt.model_config(config.model), temperature, evidence.threshold))
     run_dir.write_predictions(predictions)
     run_dir.write_json("summary.json", summarize(built.network, data.input_shape))
-    run_dir.write_json("gallery.json", gallery(data.cache, data.split, predictions, config))
-    for name, content in tried(learnt).items():
+    run_dir.write_json("health.json", health)
+    run_dir.write_json("gallery.json", gallery(built, data, predictions))
+    for name, content in {**tried(learnt), **evidence.files}.items():
         run_dir.write_json(name, content)
     finish_environment(run_dir, learnt.fitted, time.monotonic() - started, training_seconds)
+    add_findings(run_dir, diagnose(read_facts(run_dir, predictions, evaluations)), evidence.findings)
     run_dir.write_evaluation(evaluations)
     (run_dir / CHECKPOINT).unlink(missing_ok=True)
 
@@ -169,7 +194,7 @@ def _learn(built: Built, data: Prepared, run_dir: RunDir, watch: Watch) -> Learn
     try:
         learnt = learn(built, data, run_dir / CHECKPOINT, watch, on_epoch)
     except NonFiniteError as error:
-        run_dir.write_findings((*run_dir.read_findings(), error.finding))
+        add_findings(run_dir, [error.finding])
         raise
     # A run that was killed between its checkpoint and its row has the row in the checkpoint alone.
     rows = learnt.fitted.history

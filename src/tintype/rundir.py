@@ -113,10 +113,14 @@ class RunDir:
         """The directory's own name, as used in headings."""
         return self.path.resolve().name
 
-    def require_complete(self) -> None:
-        """Raise :class:`RunError` unless the run has ended."""
+    def require_there(self) -> None:
+        """Raise :class:`RunError` unless there is such a directory."""
         if not self.path.is_dir():
             raise RunError(f"there is no run directory {self.path}. `tintype train DATA -o {self.path}` makes one.")
+
+    def require_complete(self) -> None:
+        """Raise :class:`RunError` unless the run has ended."""
+        self.require_there()
         if not (self / "config.toml").is_file():
             raise RunError(f"{self.path} is not a run directory: it holds no config.toml.")
         if not self.is_complete:

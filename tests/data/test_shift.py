@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from tintype.config import DataConfig
 from tintype.data.cache import ImageCache, build_cache
 from tintype.data.index import ImageIndex
-from tintype.data.shift import compare_statistics, dark_on_light, image_statistics, polarity_differs
+from tintype.data.shift import (
+    compare_figures,
+    compare_statistics,
+    dark_on_light,
+    image_statistics,
+    polarity_differs,
+)
 from tintype.data.sources import read_index
 from tintype.records import ImageStatistics
 
@@ -187,3 +193,33 @@ def test_real_photos_have_no_polarity(shared_data: Callable[[str], Path]) -> Non
     assert codes(trained, test) == []
     assert not polarity_differs(trained, x_rays)
     assert codes(trained, x_rays) == ["shift-color"]
+
+
+def test_figures_stand_side_by_side_with_the_deviations_between() -> None:
+    trained = replace(PHOTOS, spread={"mean": 20.0, "deviation": 10.0, "border": 30.0, "centre": 25.0, "side": 40.0})
+    rows = {row.figure.split(" (")[0]: row for row in compare_figures(trained, replace(PHOTOS, mean=168, height=97))}
+    assert rows["brightness"].apart == pytest.approx(2.5)
+    assert (rows["brightness"].other, rows["brightness"].trained) == (168, 118)
+    assert rows["size"].apart == pytest.approx(-3)
+    assert rows["contrast"].apart == 0
+    assert rows["in colour"].apart is None
+    assert rows["in colour"].kind == "share"
+
+
+def test_negatives_are_held_against_what_the_network_sees_of_them() -> None:
+    trained = replace(DIGITS, spread={"mean": 11.0, "border": 0.0})
+    rows = {row.figure: row for row in compare_figures(trained, DRAWN)}
+    assert rows["brightness (mean grey level), inverted"].apart == pytest.approx(0)
+    border = rows["background (grey level of the border), inverted"]
+    assert (border.other, border.apart) == (0, None), "training images all agree in it"
+    contrast = rows["contrast (deviation of the grey levels)"]
+    assert contrast.apart is None, "not known of models of earlier versions"
+
+
+def test_spread_is_the_deviation_from_image_to_image() -> None:
+    images = np.random.default_rng(0).integers(0, 200, size=(9, 16, 16, 1), dtype=np.uint8)
+    images[::2] //= 3
+    found = image_statistics(cache_of(images), np.arange(9))
+    assert found.spread["mean"] == pytest.approx(images.mean((1, 2, 3)).std(), rel=1e-4)
+    assert found.spread["deviation"] == pytest.approx(images.std((1, 2, 3)).std(), rel=1e-4)
+    assert found.spread["side"] == 0

@@ -368,6 +368,79 @@ def test_class_folders_split_end_to_end(shapes_folder: Path) -> None:
     assert len(split.train) + len(split.validation) + len(split.test) == 80
 
 
+def drawn(index: ImageIndex, wanted: int, seed: int = 0) -> Split:
+    return make_split(index, everything(index), DataConfig(train_images=wanted, allow_small=True), seed)
+
+
+@given(labelled, st.integers(0, 2**32 - 1), st.data())
+def test_fewer_drawn_images_are_among_more_and_no_other_split_changes(
+    images: list[tuple[str, int]], seed: int, data: st.DataObject
+) -> None:
+    index = index_of(images)
+    whole = split_of(index, allow_small=True)
+    more = data.draw(st.integers(1, len(whole.train)))
+    fewer = data.draw(st.integers(1, more))
+    small, large = drawn(index, fewer, seed), drawn(index, more, seed)
+    assert (len(small.train), len(large.train)) == (fewer, more)
+    assert set(small.train) <= set(large.train) <= set(whole.train)
+    assert small.validation.tolist() == whole.validation.tolist()
+    assert small.test.tolist() == whole.test.tolist()
+    assert drawn(index, more, seed).train.tolist() == large.train.tolist()
+
+
+@given(st.lists(st.integers(1, 60), min_size=2, max_size=6), st.data())
+def test_drawn_images_keep_the_classes_in_proportion(sizes: list[int], data: st.DataObject) -> None:
+    labels = [label for label, size in enumerate(sizes) for _ in range(size)]
+    index = make_index([str(number) for number in range(len(labels))], labels, [0] * len(labels))
+    wanted = data.draw(st.integers(1, len(labels)))
+    config = DataConfig(train_images=wanted, allow_small=True, validation_fraction=0, test_fraction=0)
+    split = make_split(index, everything(index), config, seed=5)
+    counts = np.bincount(index.labels[split.train], minlength=len(sizes))
+    if wanted <= len(sizes):
+        assert counts.max() == 1  # the largest classes first
+        assert min(np.array(sizes)[counts == 1]) >= max(np.array(sizes)[counts == 0], default=0)
+        return
+    assert counts.min() >= 1
+    # Sainte-Lague with one seat each: no seat could go elsewhere at a better quotient.
+    quotient = np.array(sizes) / (2 * counts + 1)
+    given_last = np.where(counts > 1, np.array(sizes) / (2 * counts - 1), np.inf)
+    open_to_more = counts < sizes
+    assert not open_to_more.any() or quotient[open_to_more].max() <= given_last.min() + 1e-12
+
+
+def test_another_seed_draws_other_images_and_a_fraction_does_not() -> None:
+    index = make_index([str(number) for number in range(1000)], [number % 10 for number in range(1000)])
+    trained = [set(drawn(index, 200, seed).train) for seed in range(4)]
+    for number, one in enumerate(trained):
+        for other in trained[:number]:
+            assert len(one & other) < 100  # two draws of 200 from some 700 share about 57
+    halves = [make_split(index, everything(index), DataConfig(fraction=0.5), seed).train.tolist() for seed in (0, 1)]
+    assert halves[0] == halves[1]
+    both = make_split(index, everything(index), DataConfig(fraction=0.5, train_images=50), 3)
+    assert set(both.train) <= set(halves[0])
+
+
+def test_too_many_drawn_images_are_one_line() -> None:
+    index = make_index([str(number) for number in range(100)], [number % 2 for number in range(100)])
+    train = len(split_of(index).train)
+    assert len(drawn(index, train).train) == train
+    with pytest.raises(DataError, match=rf"asks for {train + 1} training images, and there are {train}\.") as caught:
+        drawn(index, train + 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_drawn_images_are_described_and_what_they_lack_is_said() -> None:
+    labels = [number % 10 for number in range(400)]
+    index = make_index([str(number) for number in range(400)], labels)
+    split = drawn(index, 20, seed=7)
+    assert f"training uses 20 of {len(split_of(index).train)} images, classes in proportion, drawn by seed 7" in (
+        split.description
+    )
+    assert codes(split) == ["validation-outweighs-training"]
+    assert codes(drawn(index, 200)) == []
+    assert {"class-without-training", "validation-outweighs-training"} == set(codes(drawn(index, 6)))
+
+
 @pytest.mark.data
 def test_given_test_folder_of_real_photos_is_the_test_set(shared_data: Callable[[str], Path]) -> None:
     index = read_index(DataConfig(source=str(shared_data("cats_dogs"))))

@@ -11,13 +11,15 @@ from tintype.errors import DataError
 from tintype.evaluation.compare import (
     Answers,
     accuracy_over_seeds,
+    align,
     answers_of,
     compare_accuracy,
+    compare_metrics,
     loss_over_seeds,
     require_same_images,
 )
 from tintype.evaluation.metrics import evaluate
-from tintype.evaluation.stats import wilson
+from tintype.evaluation.stats import holm, wilson
 from tintype.records import Predictions
 
 CLASSES = ("a", "b", "c")
@@ -137,3 +139,43 @@ def test_one_seed_has_the_interval_of_its_own_evaluation() -> None:
     assert accuracy_over_seeds([answers_of(item)]) == plain.accuracy == wilson(round(plain.accuracy.value * 120), 120)
     found = loss_over_seeds([answers_of(item)])
     assert (found.low, found.value, found.high) == pytest.approx((plain.loss.low, plain.loss.value, plain.loss.high))
+
+
+def test_aligned_predictions_stand_in_the_order_of_their_paths_and_of_the_first_ones_classes() -> None:
+    item = predictions(np.random.default_rng(0).random(40) < 0.6)
+    turned = Predictions("test", CLASSES[::-1], item.paths, 2 - item.labels, item.probabilities[:, ::-1])
+    mixed = shuffled(turned, 4)
+    mixed.labels[3] = -1
+    unlabelled = mixed.paths[3]
+    aligned = align({"one": item, "other": mixed}, common=True)
+    for found in aligned.values():
+        assert found.paths == tuple(path for path in item.paths if path != unlabelled)
+        assert found.classes == CLASSES
+    np.testing.assert_array_equal(aligned["one"].labels, aligned["other"].labels)
+    np.testing.assert_array_equal(aligned["one"].probabilities, aligned["other"].probabilities)
+    with pytest.raises(DataError, match=f"only one has {unlabelled} as"):
+        align({"one": item, "other": mixed})
+
+
+def test_classes_that_differ_are_refused() -> None:
+    item = predictions(np.ones(30, dtype=bool))
+    other = Predictions("test", ("a", "b", "d"), item.paths, item.labels, item.probabilities)
+    with pytest.raises(DataError, match=r"their classes differ \(only one has c\)"):
+        align({"one": item, "other": other}, common=True)
+
+
+def test_metrics_are_adjusted_for_the_networks_and_know_which_way_is_better() -> None:
+    random = np.random.default_rng(5)
+    base = random.random(300) < 0.6
+    items = {"base": predictions(base), "sure": predictions(base | (random.random(300) < 0.6), sure=0.9)}
+    items["like"] = predictions(base ^ (random.random(300) < 0.03))
+    found = compare_metrics("base", items, ("accuracy", "macro_f1", "loss"))
+    assert list(found) == ["accuracy", "macro_f1", "loss"]
+    for comparisons in found.values():
+        assert [item.name for item in comparisons] == ["sure", "like"]
+        assert [item.adjusted_p for item in comparisons] == pytest.approx(
+            holm([item.p for item in comparisons]).tolist()
+        )
+        assert comparisons[0].verdict == "better"
+    assert found["loss"][0].difference.value < 0
+    assert found["accuracy"] == compare_accuracy("base", {name: [answers_of(item)] for name, item in items.items()})

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import ndtri, softmax
@@ -53,6 +53,7 @@ def ignore_warnings_of_the_oracle() -> Iterator[None]:
 
 
 @given(any_predictions())
+@settings(deadline=None)
 def test_counts_and_averages_agree_with_scikit_learn(predictions: Predictions) -> None:
     result = evaluate(predictions)
     labels, predicted, classes = predictions.labels, predictions.predicted, predictions.classes
@@ -83,6 +84,7 @@ def test_counts_and_averages_agree_with_scikit_learn(predictions: Predictions) -
 
 
 @given(any_predictions())
+@settings(deadline=None)
 def test_losses_agree_with_scikit_learn(predictions: Predictions) -> None:
     result = evaluate(predictions)
     ids = list(range(len(predictions.classes)))
@@ -97,6 +99,7 @@ def test_losses_agree_with_scikit_learn(predictions: Predictions) -> None:
 
 
 @given(any_predictions(st.integers(2, 8)))
+@settings(deadline=None)
 def test_top5_takes_the_first_five_of_the_ordered_classes(predictions: Predictions) -> None:
     result = evaluate(predictions)
     if len(predictions.classes) <= 5:
@@ -115,6 +118,7 @@ def test_top5_agrees_with_scikit_learn_where_nothing_ties() -> None:
 
 
 @given(any_predictions())
+@settings(deadline=None)
 def test_calibration_error_agrees_with_its_definition(predictions: Predictions) -> None:
     confidences = predictions.probabilities.max(axis=1).astype(np.float64)
     is_correct = predictions.predicted == predictions.labels
@@ -127,6 +131,7 @@ def test_calibration_error_agrees_with_its_definition(predictions: Predictions) 
 
 
 @given(any_predictions(st.just(2)))
+@settings(deadline=None)
 def test_rankings_agree_with_scikit_learn(predictions: Predictions) -> None:
     result = evaluate(predictions)
     labels, scores = predictions.labels, predictions.probabilities[:, 1]
@@ -148,6 +153,7 @@ def test_rankings_agree_with_scikit_learn(predictions: Predictions) -> None:
 
 
 @given(any_predictions())
+@settings(deadline=None)
 def test_every_figure_lies_in_its_interval_and_can_be_written(predictions: Predictions) -> None:
     result = evaluate(predictions, leaked=np.arange(len(predictions)) % 3 == 0)
     most = {"loss": 16.0, "brier": 2.0}
@@ -339,6 +345,7 @@ def test_weights_that_vary_with_the_images_widen_a_weighted_average() -> None:
 
 
 @given(any_predictions(st.just(2)))
+@settings(deadline=None)
 def test_swapping_the_classes_mirrors_the_ranking(predictions: Predictions) -> None:
     assume(predictions.labels.min() != predictions.labels.max())
     area = evaluate(predictions).metrics["auc"]

@@ -13,6 +13,7 @@ from tintype.evaluation.stats import (
     crossed_mean,
     crossed_share,
     holm,
+    influence_interval,
     mcnemar,
     mean_interval,
     paired_difference,
@@ -90,6 +91,41 @@ def test_score_interval_does_not_believe_a_vanishing_variance() -> None:
     assert score_interval(1.0, 0.0, most=18, n=18) == wilson(18, 18)
     assert score_interval(0.9, 1e-12, most=10, n=50).low == pytest.approx(wilson(9, 10).low)
     assert score_interval(1 + 1e-15, 0.0, most=0.0, n=3).low == 0.0
+
+
+def test_influences_of_many_alike_images_give_the_interval_of_their_variance() -> None:
+    influences, counts = np.array([0.4, -0.1]) / 5_000, np.array([1_000, 4_000])
+    found = influence_interval(0.8, influences, counts, most=1e9, n=5_000)
+    plain = score_interval(0.8, float(counts @ influences**2), most=1e9, n=5_000)
+    assert (found.low, found.high) == pytest.approx((plain.low, plain.high), abs=2e-5)
+
+
+def test_a_variance_that_rests_on_one_image_is_not_believed() -> None:
+    """One image in a hundred has all the influence: two degrees of freedom, and the prior counts for more."""
+    influences, counts = np.array([1e-2, 0.0]), np.array([1, 99])
+    found = influence_interval(0.99, influences, counts, most=20.0, n=100)
+    variance = (2 * 1e-4 + 10 * 0.99 * 0.01 / 20) / 12
+    stretched = variance * float(student.ppf(0.975, 12) / norm.ppf(0.975)) ** 2
+    expected = score_interval(0.99, stretched, most=1e9, n=100)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.low < score_interval(0.99, 1e-4, most=1e9, n=100).low
+
+
+@given(st.floats(0.01, 0.99), st.lists(st.floats(-0.2, 0.2), min_size=1, max_size=20), st.floats(1, 1e3))
+def test_a_moderated_interval_is_never_narrower_than_its_own_variance_says(
+    value: float, influences: list[float], most: float
+) -> None:
+    of_images, counts = np.array(influences), np.ones(len(influences), dtype=np.int64)
+    found = influence_interval(value, of_images, counts, most=most, n=len(influences))
+    plain = score_interval(value, float(of_images @ of_images), most=1e12, n=len(influences))
+    assert found.low <= plain.low + 1e-9 or not of_images.any()
+    assert found.high >= plain.high - 1e-9 or not of_images.any()
+
+
+def test_without_influence_the_prior_alone_counts() -> None:
+    nothing, counts = np.zeros(3), np.array([4, 5, 9])
+    assert influence_interval(1.0, nothing, counts, most=18, n=18) == wilson(18, 18)
+    assert influence_interval(0.5, nothing, counts, most=18, n=18) == score_interval(0.5, 0.0, most=18, n=18)
 
 
 def draw_losses(random: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:

@@ -173,6 +173,21 @@ def test_frozen_layers_say_the_same_in_training_as_in_evaluation_and_never_chang
     assert "head.weight" in changed
 
 
+def test_statistics_that_were_folded_into_the_weights_are_held_while_the_weights_train() -> None:
+    net = transfer_network("none")
+    norms = {name: module for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    unlike = next(iter(norms))
+    norms[unlike].running_mean.fill_(0.1)  # type: ignore[union-attr]
+    assert net.hold_folded_statistics() == len(norms) - 1
+    for part in (net, copy.deepcopy(net)):
+        in_training = {name for name, module in part.train().named_modules() if module.training}
+        assert norms.keys() & in_training == {unlike}
+    net(IMAGES).logsumexp(1).mean().backward()
+    for name, module in norms.items():
+        assert module.weight.grad is not None
+        assert bool((module.running_mean == 0).all()) == (name != unlike)  # type: ignore[union-attr]
+
+
 def test_what_is_frozen_has_no_gradient_and_can_be_thawed() -> None:
     net = transfer_network("all", "dense 8 relu")
     assert {name for name, p in net.named_parameters() if p.requires_grad} == {

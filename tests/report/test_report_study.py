@@ -12,8 +12,9 @@ from browser import DARK, browse, measure
 
 from tintype.errors import RunError
 from tintype.records import Finding, Interval
-from tintype.report.study import difference_words, p_value, study_context, write_study_report
+from tintype.report.study import study_context, write_study_report
 from tintype.report.study_figures import Measured, accuracy_against, accuracy_against_cost, learning_curves, seed_strip
+from tintype.report.study_rows import difference_words, p_value
 from tintype.report.studyfile import (
     Difference,
     RunRow,
@@ -135,7 +136,7 @@ def test_links_lead_to_the_reports_of_the_runs(make_study: MakeStudy) -> None:
 
 
 def test_costs_are_shown_with_their_units(make_study: MakeStudy) -> None:
-    label, cells = study_context(make_study({"0": 0.5, "3": 0.6}, seeds=1))["costs"][1]
+    label, cells = study_context(make_study({"0": 0.5, "3": 0.6}, seeds=1))["costs"].rows[1]
     assert label == "depth 3"
     # 64 images a step at 6,612 images a second; 12 epochs of 1.95 s are more than the 12 s that were recorded.
     assert cells[2:7] == ("12", "1.95\xa0s", "9.7\xa0ms", "6,612", "23\xa0s")
@@ -160,10 +161,11 @@ def test_a_study_without_a_finished_run_is_said_to_have_none(make_study: MakeStu
 def test_a_grid_of_numbers_is_drawn_along_them_and_models_are_not(make_study: MakeStudy, tmp_path: Path) -> None:
     grid = make_study({"0.001": 0.6, "0.01": 0.8, "0.1": 0.7}, kind="grid", setting="fit.learning_rate")
     titles = [chart.title for chart in study_context(grid)["charts"]]
-    assert titles == ["Accuracy against learning_rate", "Accuracy against cost", "Learning curves"]
+    assert titles == ["Accuracy against learning rate", "Accuracy against cost", "Learning curves"]
     shutil.rmtree(tmp_path / "study")
     models = make_study({"a": 0.6, "b": 0.8, "c": 0.7}, kind="models", setting="model.backbone")
-    assert [chart.title for chart in study_context(models)["charts"]] == ["Accuracy against cost", "Learning curves"]
+    titles = [chart.title for chart in study_context(models)["charts"]]
+    assert titles == ["Who can be told apart", "Accuracy against cost", "Learning curves"]
 
 
 def test_a_damaged_or_foreign_directory_is_one_plain_line(tmp_path: Path) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tintype.config import ModelConfig
 from tintype.data.decode import Geometry, decode_image
 from tintype.errors import DataError, RunError, TintypeError
+from tintype.evaluation.attention import attention_maps
+from tintype.evaluation.overlay import side_by_side
 from tintype.models.build import build_network
 from tintype.records import ImageStatistics
 from tintype.rundir import RunDir
@@ -92,3 +95,70 @@ def test_a_model_of_another_format_is_refused(run: RunDir) -> None:
     run.write_json("model.json", {**content, "format": 99})
     with pytest.raises(RunError, match="format 99"):
         load_model(run)
+
+
+def with_threshold(run: RunDir, threshold: float) -> Predictor:
+    run.write_json("model.json", {**run.read_json("model.json"), "threshold": threshold})
+    return Predictor(run.path, "cpu")
+
+
+def test_a_model_of_before_there_were_thresholds_answers_everything(run: RunDir, shapes_folder: Path) -> None:
+    content = run.read_json("model.json")
+    assert content.pop("threshold") == 0.0
+    run.write_json("model.json", content)
+    assert load_model(run).threshold == 0.0
+    assert all(label.sure for label in Predictor(run.path, "cpu").predict_many([shapes_folder]))
+
+
+def test_labels_below_the_threshold_are_given_but_not_sure(run: RunDir, shapes_folder: Path) -> None:
+    everything = list(Predictor(run.path, "cpu").predict_many([shapes_folder]))
+    threshold = float(np.median([label.probability for label in everything]))
+    predictor = with_threshold(run, threshold)
+    labels = list(predictor.predict_many([shapes_folder]))
+    assert [label.label for label in labels] == [label.label for label in everything]
+    assert [label.sure for label in labels] == [label.probability >= threshold for label in everything]
+    assert 0 < sum(label.sure for label in labels) < len(labels)
+    unsure = next(label for label in labels if not label.sure)
+    assert not predictor.predict(unsure.path).sure
+    assert predictor.predict(unsure.path, answer_all=True).sure
+    assert all(label.sure for label in predictor.predict_many([shapes_folder], answer_all=True))
+
+
+def test_a_picture_shows_where_the_model_looked(run: RunDir, shapes_folder: Path, tmp_path: Path) -> None:
+    path = shapes_folder / "square" / "001.png"
+    predictor = Predictor(run.path, "cpu")
+    label = predictor.predict(path, explain=tmp_path / "new" / "folder")
+    assert label.explanation == str(tmp_path / "new" / "folder" / "001.png")
+    model = load_model(run)
+    pixels = decode_image(path, model.geometry, 89.0)
+    images = torch.from_numpy(pixels[None]).permute(0, 3, 1, 2)
+    maps = attention_maps(model.network, images, np.array([model.classes.index(label.label)]))
+    assert isinstance(maps, np.ndarray)
+    found = np.asarray(Image.open(label.explanation)).astype(int)
+    assert np.abs(found - side_by_side(pixels, maps[0])).max() <= 1
+    assert predictor.predict(path).explanation == ""
+
+
+def test_pictures_have_names_of_their_own_and_replace_nothing(run: RunDir, shapes_folder: Path) -> None:
+    """Pictures beside the images: an image is never lost, and images of one name have a picture each."""
+    folder = shapes_folder / "circle"
+    before = (folder / "000.png").read_bytes()
+    bad = shapes_folder / "bad.png"
+    bad.write_bytes(b"")
+    paths = [folder / "000.png", bad, shapes_folder / "square" / "000.png"]
+    labels = list(Predictor(run.path, "cpu").predict_many(paths, explain=folder))
+    written = [Path(label.explanation).name for label in labels]
+    assert written == ["000-2.png", "", "000-3.png"]
+    assert (folder / "000.png").read_bytes() == before
+    assert not list(folder.glob(".*"))
+
+
+def test_a_model_without_a_map_cannot_explain_itself(run: RunDir, shapes_folder: Path, tmp_path: Path) -> None:
+    config = ModelConfig(layers="flatten\ndense 4 relu\n")
+    network = build_network(config, (3, 24, 24), 2)
+    model = Model(network.eval(), config, ("circle", "square"), Geometry(24, 3, "stretch"), STATISTICS, 1.0, 89.0, 0.7)
+    save_model(run, model)
+    assert load_model(run).threshold == 0.7
+    with pytest.raises(RunError, match="Leave --explain out"):
+        list(Predictor(run.path, "cpu").predict_many([shapes_folder], explain=tmp_path / "pictures"))
+    assert not (tmp_path / "pictures").exists()

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tintype.config import RunConfig
 from tintype.errors import ConfigError
-from tintype.studies.plan import Axis, Study, load_study, slug
+from tintype.studies.file import load_study
+from tintype.studies.plan import Axis, Study, slug
 
 LABS = Path(__file__).resolve().parents[2] / "labs"
 
@@ -67,6 +68,122 @@ def test_axes_of_the_same_ending_keep_their_whole_names(tmp_path: Path) -> None:
     assert [axis.label for axis in study.axes] == ["fit.weight_decay", "heads.weight_decay"]
 
 
+VARIANTS = """
+name = "x"
+kind = "ablation"
+seeds = 2
+reference = "wide"
+[base]
+model.layers = "gap"
+fit.epochs = 3
+[[variants]]
+name = "as it was"
+[[variants]]
+name = "wide"
+model.layers = '''
+conv 8 3
+gap
+'''
+[[variants]]
+name = "long & fast"
+"fit.epochs" = 9
+fit.learning_rate = 0.1
+"""
+
+
+def test_variants_are_the_base_with_settings_of_their_own(tmp_path: Path) -> None:
+    study = load(tmp_path, VARIANTS)
+    assert [point.label for point in study.points()] == ["as it was", "wide", "long & fast"]
+    assert study.reference.label == "wide"
+    first = {request.point: request.config for request in study.requests()[:3]}
+    assert next(iter(first)) == "wide"
+    assert [first[point.label].fit.epochs for point in study.points()] == [3, 3, 9]
+    assert [first[point.label].model.layers for point in study.points()] == ["gap", "conv 8 3\ngap\n", "gap"]
+    assert len({request.name for request in study.requests()}) == 6
+    copy = tmp_path / "copy.toml"
+    copy.write_text(study.to_toml(), encoding="utf-8")
+    assert load_study(copy) == study
+
+
+def test_variants_and_axes_together_are_every_combination(tmp_path: Path) -> None:
+    text = VARIANTS.replace('reference = "wide"\n', "").replace('"ablation"', '"grid"')
+    study = load(tmp_path, f'{text}\n[axes]\n"fit.batch_size" = [8, 16]\n')
+    labels = [point.label for point in study.points()]
+    assert labels[:3] == ["as it was, batch_size 8", "as it was, batch_size 16", "wide, batch_size 8"]
+    assert study.points()[5].settings == {"fit.epochs": 9, "fit.learning_rate": 0.1, "fit.batch_size": 16}
+
+
+def test_the_short_form_may_have_other_values_and_fewer_variants(tmp_path: Path) -> None:
+    short = '[quick]\nvariants = ["wide", "as it was"]\nseeds = 1\n'
+    study = load(tmp_path, VARIANTS + short, quick=True)
+    assert [point.label for point in study.points()] == ["wide", "as it was"]
+    assert [point.label for point in load(tmp_path, VARIANTS + short).points()][2] == "long & fast"
+    other = '[[quick.variants]]\nname = "wide"\nfit.epochs = 1\n'
+    assert load(tmp_path, VARIANTS + other, quick=True).points()[0].settings == {"fit.epochs": 1}
+    text = 'name = "x"\n[axes]\n"fit.epochs" = [10, 20, 30]\n[quick.axes]\n"fit.epochs" = [1, 2]\n'
+    assert [point.settings["fit.epochs"] for point in load(tmp_path, text, quick=True).points()] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "label"), [("depth 3", "depth 3"), ("3", "depth 3"), ("all", "depth all"), ("", "depth 0")]
+)
+def test_the_reference_is_named_by_its_label_or_its_value(tmp_path: Path, name: str, label: str) -> None:
+    text = f'name = "x"\nkind = "depth"\nreference = "{name}"\n[axes]\n"model.depth" = [0, 3, "all"]\n'
+    assert load(tmp_path, text).reference.label == label
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "values"),
+    [
+        ("data size", "data.train_images", "[10, 20]"),
+        ("data size", "data.fraction", "[0.1, 1.0]"),
+        ("learning rate", "fit.learning_rate", "[0.1, 1.0]"),
+        ("devices", "device", '["cpu", "cuda"]'),
+        ("depth", "model.depth", '[0, "all"]'),
+    ],
+)
+def test_each_kind_varies_what_it_is_about(tmp_path: Path, kind: str, setting: str, values: str) -> None:
+    study = load(tmp_path, f'name = "x"\nkind = "{kind}"\n[axes]\n"{setting}" = {values}\n')
+    assert study.kind == kind
+    with pytest.raises(ConfigError, match=f'a study of kind "{kind}" needs the axis'):
+        load(tmp_path, f'name = "x"\nkind = "{kind}"\n[axes]\n"fit.weight_decay" = [0.1, 0.2]\n')
+    # In every variant it will do as well, but not in one alone.
+    one, other = (f'[[variants]]\nname = "{number}"\n"{setting}" = {value}\n' for number, value in enumerate(
+        values.strip("[]").split(", ")
+    ))  # fmt: skip
+    assert len(load(tmp_path, f'name = "x"\nkind = "{kind}"\n{one}{other}').points()) == 2
+    with pytest.raises(ConfigError, match="needs the axis"):
+        load(tmp_path, f'name = "x"\nkind = "{kind}"\n{one}[[variants]]\nname = "else"\n')
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[[variants]]\nfit.epochs = 3\n', "variant 1 needs a name"),
+        ('[[variants]]\nname = "a"\n[[variants]]\nname = " a"\n', "two variants with the name a"),
+        ('[[variants]]\nname = "a"\nfit.epochz = 3\n', r"no setting 'fit\.epochz'"),
+        ('[[variants]]\nname = "a"\nseed = 3\n', "stand in `seeds`"),
+        ('[[variants]]\nname = "a"\nfit.epochs = 3\n[axes]\n"fit.epochs" = [1]\n', "no variant can set it too"),
+        ('reference = "b"\n[[variants]]\nname = "a"\n', "no point 'b'. There are: a"),
+        ('range_test = true\n[[variants]]\nname = "a"\n', 'belongs to a study of kind "learning rate"'),
+        ('variants = ["a"]\n', "variants"),
+        ('[[variants]]\nname = "a"\n[quick]\nvariants = ["b"]\n', "no variant 'b'"),
+        ('[[variants]]\nname = "a"\n[quick]\nvariants = 3\n', r"quick\.variants takes names of variants"),
+        ('[[variants]]\nname = "a"\n[quick]\naxes = 3\n', r"quick\.axes takes a table"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_variants_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(tmp_path, f'name = "x"\n{text}', quick=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_variants_set_cannot_be_set_on_the_command_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"fit\.epochs is set by the study's variants"):
+        load(tmp_path, VARIANTS, settings={"fit.epochs": 2})
+    assert load(tmp_path, VARIANTS, settings={"fit.batch_size": 2}).base.fit.batch_size == 2
+
+
 QUICK = 'name = "x"\nseeds = 4\n[base]\nfit.epochs = 9\n[axes]\n"fit.learning_rate" = [1, 2]\n[quick]\nseeds = 1\n'
 
 
@@ -85,7 +202,7 @@ def test_quick_then_the_command_line_win_over_the_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('[axes]\n"fit.epochs" = [1]', "a study needs name"),
-        ('name = "x"', "a study needs axes"),
+        ('name = "x"', "a study needs an axis"),
         ('name = " "\n[axes]\n"fit.epochs" = [1]', "a study needs a name"),
         ('name = "x"\n[axes]', "a study needs an axis"),
         ('name = "x"\n[axes]\n"fit.epochs" = 3', r"takes a list of values, or a table of named ones\. Got 3"),
@@ -99,7 +216,10 @@ def test_quick_then_the_command_line_win_over_the_file(tmp_path: Path) -> None:
         ('name = "x"\nseeds = [1, 1]\n[axes]\n"fit.epochs" = [1]', "a seed twice"),
         ('name = "x"\nseeds = [-1]\n[axes]\n"fit.epochs" = [1]', r"Got \[-1\]"),
         ('name = "x"\nseeds = "3"\n[axes]\n"fit.epochs" = [1]', "seeds: "),
-        ('name = "x"\nkind = "dept"\n[axes]\n"fit.epochs" = [1]', "kind must be one of depth, models, grid"),
+        (
+            'name = "x"\nkind = "dept"\n[axes]\n"fit.epochs" = [1]',
+            "kind must be one of data size, ablation, models, depth, learning rate, devices, grid",
+        ),
         ('name = "x"\nkind = "depth"\n[axes]\n"fit.epochs" = [1]', r'needs the axis "model\.depth"'),
         ('name = "x"\nsteps = 3\n[axes]\n"fit.epochs" = [1]', r"no steps in a study.*under \[base\]"),
         ('name = "x"\n[base]\nfit.epochs = 2\n[axes]\n"fit.epochs" = [1]', r"fit\.epochs is an axis"),

@@ -277,3 +277,92 @@ def test_peak_memory_is_the_runs_own(study_file: Path) -> None:
     peak = read_study_table(do(study_file, text=text)).points[0].peak_memory_mb
     assert peak is not None
     assert 100 < peak < before - 400
+
+
+def test_points_with_the_same_settings_share_one_run(study_file: Path) -> None:
+    text = STUDY.replace('[axes]\n"fit.learning_rate" = [0.0001, 0.03]\n', "").replace("fit.epochs = 1\n", "")
+    text = (
+        text.replace("seeds = 2", "seeds = 1", 1).replace('kind = "grid"', 'kind = "ablation"')
+        + """
+[[variants]]
+name = "base"
+fit.epochs = 1
+fit.learning_rate = 0.03
+[[variants]]
+name = "the same"
+fit.learning_rate = 0.03
+fit.epochs = 1
+[[variants]]
+name = "slow"
+fit.epochs = 1
+fit.learning_rate = 0.0001
+"""
+    )
+    said: list[str] = []
+    folder = do(study_file, Watch(on_message=said.append), text)
+    assert [line.split(",")[0] for line in said if line.startswith("run ")] == ["run 1 of 2: base", "run 2 of 2: slow"]
+    assert len(list((folder / "runs").iterdir())) == 2
+    table = read_study_table(folder)
+    runs = {run.point: run for run in table.runs}
+    assert runs["base"].name == runs["the same"].name != runs["slow"].name
+    same = table.point("the same")
+    assert same is not None
+    assert same.difference is not None
+    assert (same.difference.value, same.difference.verdict) == (0.0, "cannot be told apart")
+    assert [row.changes for row in table.points] == ["", "", "learning_rate 0.0001 instead of 0.03"]
+    assert any(remark.startswith("base and the same ask for the same runs") for remark in table.remarks)
+    assert any({"base", "the same"} <= set(group) for group in table.groups)
+    # A point that is called otherwise now is the same run still.
+    before = stamps(folder)
+    renamed = text.replace('"slow"', '"careful"').replace('name = "base"', 'name = "plain"')
+    do(study_file, text=renamed)
+    assert stamps(folder) == before
+    assert [row.label for row in read_study_table(folder).points] == ["plain", "the same", "careful"]
+
+
+def test_a_device_that_is_not_there_is_one_failed_run(study_file: Path) -> None:
+    text = STUDY.replace("seeds = 2", "seeds = 1", 1).replace('kind = "grid"', 'kind = "devices"')
+    text = text.replace('device = "cpu"\n', "").replace(
+        '"fit.learning_rate" = [0.0001, 0.03]', 'device = ["cpu", "cuda:99"]'
+    )
+    table = read_study_table(do(study_file, text=text))
+    assert [(run.point, run.state) for run in table.runs] == [("cpu", "finished"), ("cuda:99", "failed")]
+    assert "is not here" in table.runs[1].reason
+    assert "\n" not in table.runs[1].reason
+    assert table.points[0].seconds_per_epoch is not None
+    assert (table.points[0].device, table.points[0].speed_up) == ("cpu", None)
+
+
+def test_a_study_of_rates_begins_with_a_range_test(study_file: Path) -> None:
+    text = STUDY.replace("seeds = 2", "seeds = 1", 1).replace('kind = "grid"', 'kind = "learning rate"')
+    said: list[str] = []
+    folder = do(study_file, Watch(on_message=said.append), text)
+    first = [line.split(" ")[0] for line in said if line.startswith(("range", "run "))]
+    assert first[0] == "range"
+    kept = json.loads((folder / "range_test.json").read_text())
+    table = read_study_table(folder)
+    assert table.range_test == kept
+    assert len(kept["rates"]) == len(kept["losses"]) > 10
+    # It is not made again, and a study without one has none.
+    stamp = (folder / "range_test.json").stat().st_mtime_ns
+    do(study_file, text=text)
+    assert (folder / "range_test.json").stat().st_mtime_ns == stamp
+    assert read_study_table(folder).range_test == kept
+    other = study_file.parent / "other"
+    study_file.write_text(text.replace("kind =", "range_test = false\nkind ="), encoding="utf-8")
+    study = load_study(study_file, source=study_file.parent / "shapes", quick=True)
+    assert run_study(study, other).table.range_test is None
+    assert not (other / "range_test.json").exists()
+
+
+def test_more_data_in_a_study_of_its_size(study_file: Path) -> None:
+    text = STUDY.replace("seeds = 2", "seeds = 1", 1).replace('kind = "grid"', 'kind = "data size"')
+    text = text.replace('"fit.learning_rate" = [0.0001, 0.03]', '"data.train_images" = [8, 12, 16, 24]')
+    said: list[str] = []
+    table = read_study_table(do(study_file, Watch(on_message=said.append), text))
+    order = [line.split(": train_images ")[1].split(",")[0] for line in said if line.startswith("run ")]
+    assert order == ["8", "24", "12", "16"]
+    assert [row.train_images for row in table.points] == [8, 12, 16, 24]
+    assert all(row.train_accuracy is not None and row.train_accuracy.n == row.train_images for row in table.points)
+    assert table.law is not None
+    assert tuple(table.law["sizes"]) == (8, 12, 16, 24)

@@ -128,6 +128,20 @@ def test_early_stopping_and_keep_last(data: tuple[ImageCache, Split]) -> None:
     assert last.kept_epoch == 3
 
 
+def test_weights_from_before_compete_for_the_best(data: tuple[ImageCache, Split]) -> None:
+    start = EpochRecord(1, 0.1, 1.0, 0.1, 1.0, 0.0, 1.0, 1.0)
+    harmful = CONFIG.model_copy(update={"learning_rate": 0.5, "ema": None, "gradient_clip": None})
+    network = network_of()
+    before = [tensor.clone() for tensor in network.state_dict().values()]
+    fitted = fit(network, *data, harmful, AUGMENT, runtime(), start=start)
+    assert max(row.validation_accuracy or 0.0 for row in fitted.history) < 1
+    assert fitted.kept_epoch == 0
+    assert all(torch.equal(*pair) for pair in zip(before, weights(fitted), strict=True))
+    hopeless = EpochRecord(1, 9.0, 0.0, 9.0, 0.0, 0.0, 1.0, 1.0)
+    assert run(data, CONFIG, start=hopeless).kept_epoch > 0
+    assert run(data, CONFIG.model_copy(update={"keep": "last"}), start=start).kept_epoch == 3
+
+
 def test_too_high_a_learning_rate_is_named_and_the_checkpoint_stays(
     data: tuple[ImageCache, Split], tmp_path: Path
 ) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from tintype.data.cache import ImageCache
-from tintype.records import Finding, ImageStatistics
+from tintype.records import Finding, ImageStatistics, Shift
 
 POLARITY_SHARE = 0.8
 """Share of one polarity from which on a set is said to have it."""
@@ -28,6 +29,39 @@ _EVEN_BORDER = 32.0  # grey levels around the border's median
 _EVEN_SHARE = 0.9
 _STANDS_OUT = 48.0  # grey levels from the border's median
 _LEAST_FOREGROUND, _MOST_FOREGROUND = 0.005, 0.6
+
+
+def compare_figures(trained: ImageStatistics, other: ImageStatistics) -> list[Shift]:
+    """All figures of two sets side by side.
+
+    Grey levels of sets of opposite polarity are compared after inversion, as the predictions are made.
+    """
+    is_inverted = polarity_differs(trained, other)
+    note = ", inverted" if is_inverted else ""
+
+    def grey(words: str, name: str) -> Shift:
+        here, there = getattr(other, name), getattr(trained, name)
+        return _apart(words + note, "grey", 255 - here if is_inverted else here, there, trained.spread.get(name))
+
+    side, trained_side = min(other.width, other.height), min(trained.width, trained.height)
+    return [
+        grey("brightness (mean grey level)", "mean"),
+        _apart(
+            "contrast (deviation of the grey levels)", "grey", other.deviation, trained.deviation,
+            trained.spread.get("deviation"),
+        ),
+        grey("background (grey level of the border)", "border"),
+        grey("grey level of the middle", "centre"),
+        _apart("size (shorter side)", "pixels", side, trained_side, trained.spread.get("side")),
+        _apart("dark on light", "share", other.dark_on_light, trained.dark_on_light, None),
+        _apart("in colour", "share", other.color, trained.color, None),
+    ]  # fmt: skip
+
+
+def _apart(
+    figure: str, kind: Literal["grey", "share", "pixels"], other: float, trained: float, spread: float | None
+) -> Shift:
+    return Shift(figure, kind, other, trained, (other - trained) / spread if spread else None)
 
 
 def image_statistics(cache: ImageCache, indices: NDArray[np.int64]) -> ImageStatistics:
@@ -49,6 +83,8 @@ def image_statistics(cache: ImageCache, indices: NDArray[np.int64]) -> ImageStat
     polarity = measured[:, 5]
     is_decided = ~np.isnan(polarity)
     dark_on_light = float(polarity[is_decided].mean()) if 2 * is_decided.sum() >= len(rows) else 0.5
+    sides = np.minimum(cache.widths[rows], cache.heights[rows])
+    spread = dict(zip(("mean", "deviation", "border", "centre"), measured[:, :4].std(axis=0).tolist(), strict=True))
     return ImageStatistics(
         n=len(rows),
         mean=mean,
@@ -59,6 +95,7 @@ def image_statistics(cache: ImageCache, indices: NDArray[np.int64]) -> ImageStat
         color=color,
         width=float(np.median(cache.widths[rows])),
         height=float(np.median(cache.heights[rows])),
+        spread={**spread, "side": float(sides.std())},
     )
 
 

@@ -8,6 +8,10 @@ The one exception keeps small classes honest: where the hash leaves a class with
 the image whose hash is nearest to that split goes there (the lowest one, for a test set). It may go back once a
 newcomer's hash falls into the split. Likewise a group that grows to more than half of a class is not held out.
 
+``data.fraction`` and ``data.train_images`` use fewer training images and leave the other splits alone. The fraction
+goes by a hash too, so every run uses the same images; ``train_images`` draws them by the run's seed, so that a learning
+curve over seeds also sees what the choice of images changes. A smaller number's images are among a larger number's.
+
 Splits that the source names are kept. What is missing of test and validation is held out of training; an image
 without a named split follows its group, else the hash.
 """
@@ -23,7 +27,14 @@ from numpy.typing import NDArray
 
 from tintype.config import DataConfig
 from tintype.data.index import SPLIT_IDS, ImageIndex, counted, listed, shown
-from tintype.data.split_notes import describe_split, notes_on_classes, notes_on_groups, notes_on_unlabelled
+from tintype.data.split_notes import (
+    Used,
+    describe_split,
+    notes_on_classes,
+    notes_on_few_images,
+    notes_on_groups,
+    notes_on_unlabelled,
+)
 from tintype.errors import ConfigError, DataError
 from tintype.records import Finding
 
@@ -50,16 +61,18 @@ class Split:
     findings: tuple[Finding, ...]
 
 
-def make_split(index: ImageIndex, usable: NDArray[np.bool_], config: DataConfig) -> Split:
+def make_split(index: ImageIndex, usable: NDArray[np.bool_], config: DataConfig, seed: int = 0) -> Split:
     """Divide the usable, labelled images into training, validation and test.
 
     Args:
         index: The images.
         usable: Which of them can be read, shape (N,).
-        config: ``validation_fraction``, ``test_fraction``, ``fraction`` and ``allow_small`` are used.
+        config: ``validation_fraction``, ``test_fraction``, ``fraction``, ``train_images`` and ``allow_small`` are used.
+        seed: Of the run; draws which images ``train_images`` takes, and nothing else.
 
     Raises:
-        DataError: No image is left for training, or a class has too few images to hold some out.
+        DataError: No image is left for training, a class has too few images to hold some out, or there are fewer
+            training images than ``train_images`` asks for.
         ConfigError: The fractions leave nothing for training.
     """
     rows = np.flatnonzero(usable & (index.labels >= 0)).astype(np.int64)
@@ -93,12 +106,16 @@ def make_split(index: ImageIndex, usable: NDArray[np.bool_], config: DataConfig)
             "Add images to train on."
         )
     kept = _nested_subset(index, train, config.fraction)
+    if config.train_images is not None:
+        kept = _drawn_subset(index, kept, config.train_images, seed)
+    drawn_by = seed if config.train_images is not None else None
     findings = (
-        *notes_on_classes(index, (train, validation, test), small),
+        *notes_on_classes(index, (kept, validation, test), small),
+        *(notes_on_few_images(len(kept), len(validation)) if drawn_by is not None else ()),
         *notes_on_groups(index, rows, unit, names, dominant),
         *notes_on_unlabelled(index, usable),
     )
-    description = describe_split(index, (train, validation, test), len(kept), shares)
+    description = describe_split(index, (train, validation, test), Used(len(kept), drawn_by), shares)
     return Split(kept, validation, test, description, findings)
 
 
@@ -245,10 +262,35 @@ def _nested_subset(index: ImageIndex, train: NDArray[np.int64], fraction: float)
     hashes = hash_fractions([index.paths[row] for row in train.tolist()], "tintype-fraction")
     labels = index.labels[train]
     by_class = np.lexsort((hashes, labels))
+    wanted = np.maximum(1, np.rint(np.bincount(labels) * fraction))
+    return np.sort(train[by_class[_rank_in_class(labels) < wanted[labels[by_class]]]])
+
+
+def _drawn_subset(index: ImageIndex, train: NDArray[np.int64], wanted: int, seed: int) -> NDArray[np.int64]:
+    """``wanted`` training images: every class at least one where that is possible, then classes in proportion.
+
+    All images are put into one order, of which the first are taken, so that fewer are always a part of more. Inside
+    a class the order is drawn by the seed. Between classes it is the order of seats in a parliament: one each, then
+    by Sainte-Lague's divisors, a method under which more seats never cost a party one (M. L. Balinski and
+    H. P. Young, "Fair Representation", 1982).
+    """
+    if wanted > len(train):
+        raise DataError(
+            f"data.train_images asks for {wanted:,} training images, and there are {len(train):,}. Ask for fewer, or "
+            "hold less out with data.validation_fraction and data.test_fraction."
+        )
+    hashes = hash_fractions([f"{seed}/{index.paths[row]}" for row in train.tolist()], "tintype-images")
+    labels = index.labels[train]
+    by_class = np.lexsort((hashes, labels))
+    rank, images = _rank_in_class(labels), np.bincount(labels)[labels[by_class]]
+    place = np.where(rank == 0, -images, (2 * rank + 1) / images)
+    return np.sort(train[by_class[np.lexsort((hashes[by_class], place))[:wanted]]])
+
+
+def _rank_in_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0, 1, 2, ... within each class, for images that are ordered by class; ``labels`` may be in any order."""
     images = np.bincount(labels)
-    rank_in_class = np.arange(len(train)) - np.repeat(np.cumsum(images) - images, images)
-    wanted = np.maximum(1, np.rint(images * fraction))
-    return np.sort(train[by_class[rank_in_class < wanted[labels[by_class]]]])
+    return np.arange(len(labels)) - np.repeat(np.cumsum(images) - images, images)
 
 
 def _too_small(index: ImageIndex, incidence: _Incidence, small: NDArray[np.int64], needed: int) -> str:

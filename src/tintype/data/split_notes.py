@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -17,19 +18,29 @@ Parts = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 """Positions of the training, validation and test images."""
 
 
-def describe_split(index: ImageIndex, parts: Parts, kept: int, shares: Mapping[int, float]) -> str:
+@dataclass(frozen=True)
+class Used:
+    """How many of the training images are used, and the seed that drew them; None where a hash did."""
+
+    images: int
+    drawn_by: int | None = None
+
+
+def describe_split(index: ImageIndex, parts: Parts, used: Used, shares: Mapping[int, float]) -> str:
     """One line: how many images each split has, and how they were chosen.
 
     Args:
         index: The images.
         parts: The splits, with all training images.
-        kept: How many of the training images are used.
+        used: How many of the training images are used.
         shares: The share of each split (by id) that was held out by hash.
     """
     train, validation, test = (len(part) for part in parts)
-    text = f"{kept:,} for training, {validation:,} for validation, {test:,} for test"
-    if kept < train:
-        text += f"; training uses {kept:,} of {train:,} images"
+    text = f"{used.images:,} for training, {validation:,} for validation, {test:,} for test"
+    if used.images < train:
+        text += f"; training uses {used.images:,} of {train:,} images"
+        if used.drawn_by is not None:
+            text += f", classes in proportion, drawn by seed {used.drawn_by}"
     wanted: tuple[tuple[SplitName, int], ...] = (("test", test), ("validation", validation))
     given = [name for name, images in wanted if images and SPLIT_IDS[name] not in shares]
     held_out = [name for name, _ in wanted if SPLIT_IDS[name] in shares]
@@ -50,7 +61,7 @@ def notes_on_classes(index: ImageIndex, parts: Parts, small: NDArray[np.int64]) 
 
     Args:
         index: The images.
-        parts: The splits.
+        parts: The splits, with the training images that are used.
         small: Classes that were kept in training because they are too small to divide.
     """
     classes = len(index.classes)
@@ -93,6 +104,28 @@ def notes_on_classes(index: ImageIndex, parts: Parts, small: NDArray[np.int64]) 
         "The best epoch is chosen without these classes: add validation images of them.",
     )
     return findings
+
+
+def notes_on_few_images(used: int, validation: int) -> list[Finding]:
+    """That choosing by many validation images is no training on few labels.
+
+    Args:
+        used: Training images that are used.
+        validation: Validation images.
+    """
+    if validation <= used:
+        return []
+    return [
+        Finding(
+            "validation-outweighs-training",
+            "info",
+            f"{counted(used, 'training image')} beside {counted(validation, 'validation image')}",
+            (),
+            "An epoch that is chosen by the validation images uses their labels too, more than training does. For a "
+            'curve of accuracy against training images set fit.keep = "last" and a fixed number of steps, or '
+            "data.validation_fraction = 0.",
+        )
+    ]
 
 
 def notes_on_groups(

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from tintype.errors import DataError
-from tintype.evaluation.stats import UPPER_QUANTILE, Z, wilson_bounds
+from tintype.evaluation.calibration_interval import calibration_interval
+from tintype.evaluation.stats import Z, wilson_bounds
 from tintype.records import Interval, Predictions
 
 BINS = 15
-RESAMPLES = 1_000
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 100.0
 SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 CHUNK = 1 << 20
@@ -37,7 +37,7 @@ class Reliability:
     @property
     def error(self) -> float:
         """The expected calibration error: mean distance of confidence and accuracy, weighted by images."""
-        return float(self._error_of(self.correct / self.counts))
+        return float(np.abs(self.correct / self.counts - self.confidences) @ self.counts / self.counts.sum())
 
     def curve(self) -> list[dict[str, float]]:
         """One plain row a bin: ``confidence``, ``accuracy`` with Wilson's ``low`` and ``high``, and ``n``."""
@@ -50,27 +50,13 @@ class Reliability:
         ]
 
     def interval(self) -> Interval:
-        """The expected calibration error with its interval.
+        """The expected calibration error with its interval, for the error of endlessly many images in these bins.
 
-        Sampling noise only ever adds to this figure, so a plain bootstrap never reaches down to 0, even for perfect
-        probabilities. Here ``low`` is 0 unless that error is rare (1 in 20) where every confidence is the
-        chance of being right; otherwise both ends come from accuracies drawn from their Beta posteriors (Jeffreys
-        prior), the lower one reflected (basic bootstrap) so that it allows for the noise in the figure itself.
+        The figure itself is too large on average, since noise in a bin adds to it whatever its sign. The interval
+        (:func:`tintype.evaluation.calibration_interval.calibration_interval`) allows for that: it reaches down to 0
+        unless a network whose every confidence is its chance of being right would rarely have so large a figure.
         """
-        random = np.random.default_rng(0)
-        shape = (RESAMPLES, len(self.counts))
-        error = self.error
-        perfect = random.binomial(self.counts, np.clip(self.confidences, 0, 1), size=shape) / self.counts
-        drawn = random.beta(self.correct + 0.5, self.counts - self.correct + 0.5, size=shape)
-        largest = float(np.quantile(self._error_of(drawn), UPPER_QUANTILE))
-        is_noise = error <= float(np.quantile(self._error_of(perfect), 0.95))
-        low = 0.0 if is_noise else min(max(2 * error - largest, 0.0), error)
-        return Interval(error, low, max(largest, error), int(self.counts.sum()))
-
-    def _error_of(self, accuracies: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Calibration error for the accuracies of the bins, along the last axis."""
-        gaps: NDArray[np.float64] = np.abs(accuracies - self.confidences) @ (self.counts / self.counts.sum())
-        return gaps
+        return calibration_interval(self.confidences, self.correct, self.counts)
 
 
 def measure_reliability(confidences: NDArray[np.floating], is_correct: NDArray[np.bool_]) -> Reliability:

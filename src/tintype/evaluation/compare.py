@@ -4,19 +4,24 @@ A recipe is judged by one network or by several that were trained with different
 the answer holds for these two networks (McNemar's exact test); with several it holds for the recipes, since both the
 choice of test images and the choice of seeds are counted. Comparing many with one reference raises the chance that
 one of them looks better by luck, so p-values are adjusted (Holm).
+
+Figures that are no shares of images (macro F1, the loss, the area under the ROC curve) are compared between single
+networks, by drawing the same images for both again and again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tintype.errors import DataError
+from tintype.evaluation.bootstrap import paired_intervals
 from tintype.evaluation.metrics import SMALLEST_PROBABILITY
 from tintype.evaluation.stats import crossed_mean, crossed_share, holm, paired_difference
+from tintype.evaluation.weighted import LOWER_IS_BETTER, image_values, metrics_of
 from tintype.records import Interval, Predictions
 
 SIGNIFICANT = 0.05
@@ -46,10 +51,11 @@ class Comparison:
 
     Attributes:
         name: The recipe.
-        difference: By how much its accuracy is above the reference's, with its 95 % interval (not adjusted).
+        difference: By how much its figure is above the reference's, with its 95 % interval (not adjusted).
         p: Two-sided p-value of no difference.
         adjusted_p: The same, adjusted for the number of comparisons.
         covers_seeds: Whether the choice of seeds is counted; else the answer holds for these networks only.
+        lower_is_better: Whether the figure is one of errors, such as a loss; an accuracy is not.
     """
 
     name: str
@@ -57,13 +63,14 @@ class Comparison:
     p: float
     adjusted_p: float
     covers_seeds: bool
+    lower_is_better: bool = False
 
     @property
     def verdict(self) -> str:
         """``better``, ``worse`` or ``cannot be told apart``."""
         if self.adjusted_p >= SIGNIFICANT:
             return "cannot be told apart"
-        return "better" if self.difference.value > 0 else "worse"
+        return "better" if (self.difference.value > 0) != self.lower_is_better else "worse"
 
 
 def answers_of(predictions: Predictions) -> Answers:
@@ -75,16 +82,13 @@ def answers_of(predictions: Predictions) -> Answers:
     known = np.flatnonzero(predictions.labels >= 0)
     if not len(known):
         raise DataError(f"none of the {len(predictions)} {predictions.split} images has a label: nothing to compare.")
-    known = np.array(sorted(known.tolist(), key=lambda number: predictions.paths[number]), dtype=np.int64)
-    labels, probabilities_NK = predictions.labels[known], predictions.probabilities[known]
-    of_truth = np.take_along_axis(probabilities_NK, labels[:, None], axis=1)[:, 0].astype(np.float64)
+    chosen = _rows(predictions, sorted(known.tolist(), key=lambda number: predictions.paths[number]))
     return Answers(
         images=tuple(
-            (predictions.paths[number], predictions.classes[label])
-            for number, label in zip(known.tolist(), labels.tolist(), strict=True)
+            (path, chosen.classes[label]) for path, label in zip(chosen.paths, chosen.labels.tolist(), strict=True)
         ),
-        is_right=probabilities_NK.argmax(axis=1) == labels,
-        losses=-np.log(np.clip(of_truth, SMALLEST_PROBABILITY, 1)),
+        is_right=chosen.predicted == chosen.labels,
+        losses=image_values("loss", chosen),
     )
 
 
@@ -156,6 +160,125 @@ def require_same_images(answers: Mapping[str, Answers]) -> None:
             if apart
             else f"{first_name} and {name} cannot be compared: one of them holds an image twice."
         )
+
+
+def align(predictions: Mapping[str, Predictions], *, common: bool = False) -> dict[str, Predictions]:
+    """Bring single networks' predictions to the same labelled images in the order of their paths, and the same classes.
+
+    Images are the same where path and label are.
+
+    Args:
+        predictions: Name of each network to what it said; the first is the one that the others are held against.
+        common: Leave out what not all of them hold, instead of refusing it.
+
+    Raises:
+        DataError: The classes differ, an image stands twice in one of them, or the images differ.
+    """
+    first_name, first = next(iter(predictions.items()))
+    places = {name: _places(name, item) for name, item in predictions.items()}
+    for name, item in predictions.items():
+        if apart := sorted(set(item.classes) ^ set(first.classes)):
+            only = name if apart[0] in item.classes else first_name
+            raise DataError(
+                f"{first_name} and {name} cannot be compared: their classes differ (only {only} has {apart[0]}). "
+                "Compare runs of the same classes."
+            )
+        if not common and places[name].keys() != places[first_name].keys():
+            raise DataError(_different_images(first_name, places[first_name], name, places[name]))
+    shared = sorted(set.intersection(*(set(item) for item in places.values())))
+    if not shared:
+        raise DataError(f"{', '.join(predictions)} have no labelled image in common. Compare runs on the same data.")
+    return {
+        name: _with_classes(_rows(item, [places[name][image] for image in shared]), first.classes)
+        for name, item in predictions.items()
+    }
+
+
+def compare_metrics(
+    reference: str, predictions: Mapping[str, Predictions], metrics: Collection[str] | None = None
+) -> dict[str, tuple[Comparison, ...]]:
+    """Compare single networks with a reference by several metrics, on the same images.
+
+    The accuracy is compared by McNemar's test (:func:`compare_accuracy`), everything else by paired draws and a
+    swapping test (:func:`tintype.evaluation.bootstrap.paired_intervals`). P-values are adjusted for the number of
+    networks, not for the number of metrics.
+
+    Args:
+        reference: One of the names.
+        predictions: Name of each network to its predictions, as :func:`align` gives them.
+        metrics: Some of :func:`tintype.evaluation.weighted.metrics_of`; None for all of them.
+
+    Returns:
+        Metric to a comparison for each name but the reference, in the order given.
+    """
+    base = predictions[reference]
+    wanted = tuple(metrics_of(base) if metrics is None else metrics)
+    drawn = tuple(metric for metric in wanted if metric != "accuracy")
+    others = [name for name in predictions if name != reference]
+    pairs = {name: paired_intervals(predictions[name], base, drawn) if drawn else {} for name in others}
+    found = {}
+    for metric in wanted:
+        if metric == "accuracy":
+            answers = {name: [answers_of(item)] for name, item in predictions.items()}
+            found[metric] = compare_accuracy(reference, answers)
+            continue
+        adjusted = holm([pairs[name][metric][1] for name in others]).tolist()
+        found[metric] = tuple(
+            Comparison(name, *pairs[name][metric], adjusted_p, False, metric in LOWER_IS_BETTER)
+            for name, adjusted_p in zip(others, adjusted, strict=True)
+        )
+    return found
+
+
+def _places(name: str, predictions: Predictions) -> dict[tuple[str, str], int]:
+    """Row of each labelled image by its path and class."""
+    places: dict[tuple[str, str], int] = {}
+    for row, (path, label) in enumerate(zip(predictions.paths, predictions.labels.tolist(), strict=True)):
+        if label < 0:
+            continue
+        image = (path, predictions.classes[label])
+        if image in places:
+            raise DataError(f"{name} cannot be compared: it holds {path} twice. Give every image a name of its own.")
+        places[image] = row
+    if not places:
+        raise DataError(
+            f"none of the {len(predictions)} {predictions.split} images of {name} has a label: nothing to compare."
+        )
+    return places
+
+
+def _different_images(
+    first_name: str, first: Mapping[tuple[str, str], int], name: str, other: Mapping[tuple[str, str], int]
+) -> str:
+    both = len(first.keys() & other.keys())
+    path, label = min(first.keys() ^ other.keys())
+    only = name if (path, label) in other else first_name
+    remedy = "Compare runs on the same data" + (f", or the {both:,} images of both with --common." if both else ".")
+    return (
+        f"{first_name} and {name} cannot be compared: their test images or labels differ ({len(first):,} and "
+        f"{len(other):,} images, {both:,} of them in both; only {only} has {path} as {label}). {remedy}"
+    )
+
+
+def _rows(predictions: Predictions, rows: Sequence[int]) -> Predictions:
+    chosen = np.array(rows, dtype=np.int64)
+    paths = tuple(predictions.paths[row] for row in rows)
+    return replace(
+        predictions, paths=paths, labels=predictions.labels[chosen], probabilities=predictions.probabilities[chosen]
+    )
+
+
+def _with_classes(predictions: Predictions, classes: tuple[str, ...]) -> Predictions:
+    """The same with the classes in another order; all labelled."""
+    if predictions.classes == classes:
+        return predictions
+    columns = [predictions.classes.index(name) for name in classes]
+    return replace(
+        predictions,
+        classes=classes,
+        labels=np.argsort(columns)[predictions.labels],
+        probabilities=predictions.probabilities[:, columns],
+    )
 
 
 def _stack_right(answers: Sequence[Answers]) -> NDArray[np.bool_]:

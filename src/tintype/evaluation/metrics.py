@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from tintype.errors import DataError
 from tintype.evaluation.calibration import measure_reliability
-from tintype.evaluation.stats import mean_interval, score_interval, wilson, wilson_bounds
+from tintype.evaluation.stats import influence_interval, mean_interval, score_interval, wilson, wilson_bounds
 from tintype.records import Evaluation, Interval, Predictions
 
 # Where float32 stops telling 1 - p from 1; scikit-learn clips at the same value.
@@ -228,26 +228,26 @@ def _auc(positives: NDArray[np.int64], negatives: NDArray[np.int64]) -> Interval
     """Area under the ROC curve: the chance that a positive image is ranked before a negative one, ties counting half.
 
     Variance by E. R. DeLong and others, "Comparing the areas under two or more correlated receiver operating
-    characteristic curves", Biometrics 44 (1988). For an area near 1 the effective number of images is that of
-    R. G. Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic, part 2",
-    Statistics in Medicine 25 (2006), method 5.
+    characteristic curves", Biometrics 44 (1988), moderated by that of R. G. Newcombe, "Confidence intervals for an
+    effect size measure based on the Mann-Whitney statistic, part 2", Statistics in Medicine 25 (2006), method 5.
     """
     m, n = int(positives.sum()), int(negatives.sum())
     ahead_of_negatives = 1 - (np.cumsum(negatives) - negatives / 2) / n
     behind_positives = (np.cumsum(positives) - positives / 2) / m
     area = float(positives @ ahead_of_negatives) / m
-    variance = 0.0
-    for count, weights, places in ((m, positives, ahead_of_negatives), (n, negatives, behind_positives)):
-        if count > 1:
-            variance += float(weights @ (places - area) ** 2) / (count * (count - 1))
-    return score_interval(area, variance, most=m * n / (1 + (m + n - 2) / 4), n=m + n)
+    of_positives = (ahead_of_negatives - area) / math.sqrt(m * max(m - 1, 1))
+    of_negatives = (behind_positives - area) / math.sqrt(n * max(n - 1, 1))
+    influences = np.concatenate([of_positives, of_negatives])
+    counts = np.concatenate([positives, negatives])
+    per_pair = 1 + ((m + n) / 2 - 1) * ((1 - area) / (2 - area) + area / (1 + area))
+    return influence_interval(area, influences, counts, most=m * n / per_pair, n=m + n)
 
 
 def _average_precision(positives: NDArray[np.int64], negatives: NDArray[np.int64]) -> Interval:
     """Mean precision at the scores of the positive images (scikit-learn's ``average_precision_score``).
 
-    Variance from the images' influence; the effective number of images is at most that of the positive ones, as in
-    K. Boyd and others, "Area under the precision-recall curve: point estimates and confidence intervals", 2013.
+    Variance from the images' influence, moderated by that of a share of the positive images, as in K. Boyd and
+    others, "Area under the precision-recall curve: point estimates and confidence intervals", 2013.
     """
     m = int(positives.sum())
     ranked = np.cumsum(positives + negatives)
@@ -257,8 +257,8 @@ def _average_precision(positives: NDArray[np.int64], negatives: NDArray[np.int64
     gain = np.cumsum((positives / ranked)[::-1])[::-1]
     loss = np.cumsum((positives * precisions / ranked)[::-1])[::-1]
     of_positives, of_negatives = (precisions - average + gain - loss) / m, -loss / m
-    variance = float(positives @ of_positives**2 + negatives @ of_negatives**2)
-    return score_interval(average, variance, most=m, n=int(ranked[-1]))
+    influences, counts = np.concatenate([of_positives, of_negatives]), np.concatenate([positives, negatives])
+    return influence_interval(average, influences, counts, most=m, n=int(ranked[-1]))
 
 
 def _binary_curves(

@@ -24,6 +24,7 @@ CONFIDENCE = 0.95
 UPPER_QUANTILE = (1 + CONFIDENCE) / 2
 Z = float(ndtri(UPPER_QUANTILE))
 _MOST_FREEDOM = 1e9  # degrees of freedom at which Student's distribution is the normal one
+_PRIOR_FREEDOM = 10.0  # what a variance that is known beforehand counts for
 
 
 def wilson(successes: int, n: int) -> Interval:
@@ -84,13 +85,46 @@ def score_interval(value: float, variance: float, most: float, n: int) -> Interv
     return Interval(value, float(low), float(high), n)
 
 
+def influence_interval(
+    value: float, influences: NDArray[np.float64], counts: NDArray[np.integer], most: float, n: int
+) -> Interval:
+    """Wilson's interval of a figure between 0 and 1 whose variance rests on few images, such as those ranked wrongly.
+
+    The variance of a figure near 1 comes from a handful of images and is as uncertain as they are few: it has, by the
+    kurtosis of the influences, the degrees of freedom 2 * sum(I^2)^2 / sum(I^4) (F. E. Satterthwaite, "An approximate
+    distribution of estimates of variance components", Biometrics Bulletin 2, 1946). So it is moderated as by
+    G. K. Smyth, "Linear models and empirical Bayes methods for assessing differential expression", Statistical
+    Applications in Genetics and Molecular Biology 3 (2004): averaged with a prior one that counts as 10 degrees of
+    freedom, never below itself, with Student's quantile in place of the normal one. The rest is as for
+    :func:`score_interval`.
+
+    Args:
+        value: The figure.
+        influences: By how much an image moves the figure, a value for each kind of image.
+        counts: Number of images of each kind.
+        most: The effective number of images of the prior, ``value * (1 - value) / variance``; it also holds where all
+            influences are 0.
+        n: Number of images the figure was computed from.
+    """
+    squares = influences**2
+    variance, spread = float(counts @ squares), value * (1 - value)
+    if variance == 0 or spread <= 0:
+        return score_interval(value, 0.0, most, n)
+    freedom = 2 / float(counts @ (squares / variance) ** 2)
+    together = freedom + _PRIOR_FREEDOM
+    moderated = max(variance, (freedom * variance + _PRIOR_FREEDOM * spread / most) / together)
+    stretched = moderated * (float(stdtrit(together, UPPER_QUANTILE)) / Z) ** 2
+    return score_interval(value, stretched, math.inf, n)
+
+
 def mean_interval(values: NDArray[np.floating], least: float, most: float) -> Interval:
     """Interval of a mean of skewed values, such as losses.
 
     Student's interval after Hall's cubic transformation, which removes the skewness: a few large losses among many
     small ones say that larger ones have not been seen yet. P. Hall, "On the removal of skewness by transformation",
     Journal of the Royal Statistical Society B 54 (1992). It holds from about 100 images on; below, mistakes too rare
-    to have been seen can put the mean above the interval.
+    to have been seen can put the mean above the interval (its coverage is 91 to 92 % for 18 images with 98 % right, of
+    which most test sets hold no mistake). Their cost cannot be told from the images, only bounded by ``most``.
 
     Args:
         values: One value an image, shape (n,), not empty.

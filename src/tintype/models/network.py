@@ -40,6 +40,7 @@ class Network(nn.Module):
         mean: Buffer of shape (C, 1, 1) or (C, H, W), scale 0..1.
         std: Likewise.
         frozen: Names of the modules that do not train.
+        held: Names of BatchNorms that train, but never use a batch's statistics.
     """
 
     mean: Tensor
@@ -62,6 +63,7 @@ class Network(nn.Module):
         self.head = head
         self.l2 = dict(l2 or {})
         self.frozen: tuple[str, ...] = ()
+        self.held: tuple[str, ...] = ()
         self.register_buffer("mean", statistic(mean, 0.0, input_shape))
         self.register_buffer("std", statistic(std, 1.0, input_shape))
         if self.mean.shape != self.std.shape:
@@ -112,10 +114,23 @@ class Network(nn.Module):
             self.get_submodule(name).requires_grad_(False)
         self.train(self.training)
 
+    def hold_folded_statistics(self) -> int:
+        """Keep each BatchNorm whose statistics were folded into its weights from ever using those of a batch.
+
+        Files made from deployed networks hold the means 0 and the variances 1 throughout: such a layer is a scale and
+        a shift. With a batch's statistics it would be another network from the first step on.
+
+        Returns:
+            How many there are.
+        """
+        self.held = tuple(name for name, module in self.named_modules() if _is_folded(module))
+        self.train(self.training)
+        return len(self.held)
+
     def train(self, mode: bool = True) -> Self:
-        """Set the training mode of everything that is not frozen."""
+        """Set the training mode of everything that is neither frozen nor held."""
         super().train(mode)
-        for name in self.frozen:
+        for name in (*self.frozen, *self.held):
             self.get_submodule(name).eval()
         return self
 
@@ -154,10 +169,17 @@ class Tail(Network):
         self.feature_shape = feature_shape
         present = {name for name, _ in self.named_modules()}
         self.frozen = tuple(name for name in network.frozen if name in present)
+        self.held = tuple(name for name in network.held if name in present)
 
     def standardize(self, images_NCHW: Tensor) -> Tensor:
         """Features are taken as they are, in fp32."""
         return images_NCHW.float()
+
+
+def _is_folded(module: nn.Module) -> bool:
+    if not isinstance(module, nn.BatchNorm2d) or module.running_mean is None or module.running_var is None:
+        return False
+    return bool((module.running_mean == 0).all() and (module.running_var == 1).all())
 
 
 def standardized(images_NCHW: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -64,6 +64,11 @@ def summarize(network: Network, input_shape: tuple[int, int, int] | None = None)
     return ModelSummary(layers, total, trainable, total - trainable)
 
 
+def named_layers(network: Network) -> dict[str, nn.Module]:
+    """The modules that have a row in the layer table, by the row's name."""
+    return {_readable(name): module for name, module in network.named_modules() if _is_listed(module, network)}
+
+
 def _is_listed(module: nn.Module, network: Network) -> bool:
     if module is network or isinstance(module, nn.Identity):
         return False

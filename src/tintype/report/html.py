@@ -14,9 +14,14 @@ from markupsafe import Markup
 
 from tintype.records import Evaluation
 from tintype.report import figures, material, results, text
+from tintype.report.abstention import abstention_view
+from tintype.report.assessment import AssessmentView, assessment_view
+from tintype.report.baselines import baselines_view
 from tintype.report.comparison import class_difference_rows, comparison_headline, difference_rows
 from tintype.report.confusion import confusion_views
+from tintype.report.embedding import EmbeddingView, embedding_view
 from tintype.report.inputs import ReportInput, read_inputs
+from tintype.report.ledger import ledger_view
 from tintype.report.tried import tried_view
 from tintype.rundir import RunDir, write_text
 
@@ -34,7 +39,10 @@ def write_report(run_dir: RunDir) -> Path:
     Raises:
         RunError: There is no such directory, or a file in it is damaged.
     """
-    return write_page(run_dir, "report.html", report_context(read_inputs(run_dir)))
+    inputs = read_inputs(run_dir)
+    layer = inputs.settings.get("evidence", {}).get("embedding")
+    drawn = embedding_view(run_dir, layer) if layer else None
+    return write_page(run_dir, "report.html", report_context(inputs, drawn))
 
 
 def write_evaluation_report(folder: RunDir, original: RunDir) -> Path:
@@ -50,11 +58,18 @@ def write_evaluation_report(folder: RunDir, original: RunDir) -> Path:
     Raises:
         RunError: A directory is missing, or a file in it is damaged.
     """
-    return write_page(folder, "evaluation.html", evaluation_context(read_inputs(folder), read_inputs(original)))
+    inputs = read_inputs(folder)
+    view = assessment_view(folder, inputs.evaluation)
+    return write_page(folder, "evaluation.html", evaluation_context(inputs, read_inputs(original), view))
 
 
-def report_context(inputs: ReportInput) -> dict[str, Any]:
-    """Everything that the template of a run's report shows."""
+def report_context(inputs: ReportInput, embedding: EmbeddingView | None = None) -> dict[str, Any]:
+    """Everything that the template of a run's report shows.
+
+    Args:
+        inputs: The files of the run.
+        embedding: A map of its images, where one was drawn.
+    """
     evaluation = inputs.evaluation
     splits, rows = results.figure_rows(inputs.evaluations)
     context = _shared(inputs, inputs.model, inputs.classes, material.train_command(inputs))
@@ -68,11 +83,17 @@ def report_context(inputs: ReportInput) -> dict[str, Any]:
         "class_table": results.class_table(evaluation, inputs.classes) if evaluation else None,
         "network": material.network_view(inputs.summary) if inputs.summary else None,
         "network_name": material.network_name(inputs),
+        "baselines": baselines_view(inputs.baselines),
+        "abstention": abstention_view(inputs.abstention),
+        "embedding": embedding,
+        "ledger": ledger_view(inputs.ledger),
     }
     return context | {"sections": _present(_REPORT_SECTIONS, context)}
 
 
-def evaluation_context(inputs: ReportInput, original: ReportInput) -> dict[str, Any]:
+def evaluation_context(
+    inputs: ReportInput, original: ReportInput, assessment: AssessmentView | None = None
+) -> dict[str, Any]:
     """Everything that the template of an evaluation's report shows."""
     here, there = inputs.evaluation, original.evaluation
     classes = inputs.classes or original.classes
@@ -85,20 +106,28 @@ def evaluation_context(inputs: ReportInput, original: ReportInput) -> dict[str, 
         "facts": material.run_facts(inputs),
         "difference_rows": difference_rows(here, there) if here and there else [],
         "class_rows": class_difference_rows(here, there, classes) if here and there else [],
+        "original_calibration": _calibration(there, {}),
+        "assessment": assessment,
+        "shifts": assessment.shifts if assessment else (),
+        "near": assessment.lead if assessment else "",
     }
     return context | {"sections": _present(_EVALUATION_SECTIONS, context)}
 
 
 _REPORT_SECTIONS = (
     ("findings", "Findings", None),
+    ("baselines", "Shortcuts", "baselines"),
     ("training", "Training", "curves"),
     ("tried", "What was tried", "tried"),
     ("confusion", "Confusion", "confusion"),
     ("classes", "Classes", "class_table"),
     ("calibration", "Calibration", "calibration"),
     ("ranking", "ROC and precision", "ranking"),
+    ("abstention", "Unsure answers", "abstention"),
     ("mistakes", "Mistakes", "show_mistakes"),
+    ("embedding", "Map of the images", "embedding"),
     ("figures", "All figures", "figure_rows"),
+    ("ledger", "Looks at the test set", "ledger"),
     ("data", "Data", "data"),
     ("augmented", "Augmentation", "augmented"),
     ("network", "Network", "network"),
@@ -107,11 +136,13 @@ _REPORT_SECTIONS = (
 _EVALUATION_SECTIONS = (
     ("findings", "Findings", None),
     ("beside", "Beside the original", "difference_rows"),
+    ("images", "The images", "shifts"),
     ("classes", "Classes", "class_rows"),
     ("confusion", "Confusion", "confusion"),
     ("calibration", "Calibration", "calibration"),
     ("ranking", "ROC and precision", "ranking"),
     ("mistakes", "Mistakes", "show_mistakes"),
+    ("near", "Nearest training images", "near"),
     ("data", "Data", "data"),
     ("repeat", "Repeat", None),
 )
@@ -226,7 +257,7 @@ def _environment() -> Environment:
     return environment
 
 
-def write_page(run_dir: RunDir, template: str, context: dict[str, Any]) -> Path:
+def write_page(run_dir: RunDir, template: str, context: dict[str, Any], name: str = REPORT_NAME) -> Path:
     """Write a page from a template, atomically; gives its path."""
     environment = _environment()
     assert environment.loader is not None
@@ -234,5 +265,5 @@ def write_page(run_dir: RunDir, template: str, context: dict[str, Any]) -> Path:
     page = environment.get_template(template).render(
         **context, style_sheet=Markup(style_sheet), policy=content_security_policy(style_sheet)
     )
-    write_text(run_dir / REPORT_NAME, page)
-    return run_dir / REPORT_NAME
+    write_text(run_dir / name, page)
+    return run_dir / name

@@ -58,6 +58,9 @@ class ReportInput:
         mistakes: The most confident wrong answers of :attr:`split`, the surest first.
         penalties: ``penalties.json``, or an empty dictionary.
         heads: ``heads.json``, or an empty dictionary.
+        baselines: ``baselines.json``, or an empty dictionary.
+        abstention: ``abstention.json``, or an empty dictionary.
+        ledger: ``ledger.json``, or an empty dictionary.
     """
 
     name: str
@@ -74,6 +77,9 @@ class ReportInput:
     mistakes: tuple[Mistake, ...]
     penalties: dict[str, Any]
     heads: dict[str, Any]
+    baselines: dict[str, Any]
+    abstention: dict[str, Any]
+    ledger: dict[str, Any]
 
     @property
     def split(self) -> str | None:
@@ -132,8 +138,7 @@ def read_inputs(run_dir: RunDir) -> ReportInput:
     Raises:
         RunError: A file is damaged, or there is no such directory.
     """
-    if not run_dir.path.is_dir():
-        raise RunError(f"there is no run directory {run_dir.path}. `tintype train DATA -o {run_dir.path}` makes one.")
+    run_dir.require_there()
     evaluations = run_dir.read_evaluation() if _has(run_dir, "evaluation.json") else {}
     config = run_dir / "config.toml"
     return ReportInput(
@@ -151,6 +156,9 @@ def read_inputs(run_dir: RunDir) -> ReportInput:
         mistakes=read_mistakes(run_dir, main_split(evaluations)),
         penalties=_optional(run_dir, "penalties.json", {}),
         heads=_optional(run_dir, "heads.json", {}),
+        baselines=_optional(run_dir, "baselines.json", {}),
+        abstention=_optional(run_dir, "abstention.json", {}),
+        ledger=_optional(run_dir, "ledger.json", {}),
     )
 
 

@@ -73,7 +73,10 @@ class DataView:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A picture that can be shown: its data URL, caption, path, size and whether its pixels are kept hard."""
+    """A picture that can be shown: its data URL, caption, path, size and whether its pixels are kept hard.
+
+    ``overlay`` is the data URL of the same picture under a map of where the network looked, or empty.
+    """
 
     url: str
     caption: str
@@ -81,6 +84,7 @@ class Thumbnail:
     width: int
     height: int
     style: str
+    overlay: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,11 @@ class Gallery:
 
     pictures: tuple[Thumbnail, ...]
     left_out: int
+
+    @property
+    def has_overlays(self) -> bool:
+        """True where pictures stand in pairs."""
+        return any(picture.overlay for picture in self.pictures)
 
 
 @dataclass(frozen=True)
@@ -149,10 +158,11 @@ def galleries(images: Sequence[GalleryImage]) -> dict[str, Gallery]:
     budget = {"mistakes": _PICTURE_BUDGET * 2 // 3, "augmented": _PICTURE_BUDGET // 3}
     for item in images:
         thumbnail = _thumbnail(item)
-        if thumbnail is None or item.group not in found or len(thumbnail.url) > budget[item.group]:
+        size = len(thumbnail.url) + len(thumbnail.overlay) if thumbnail else 0
+        if thumbnail is None or item.group not in found or size > budget[item.group]:
             left_out[item.group] = left_out.get(item.group, 0) + 1
             continue
-        budget[item.group] -= len(thumbnail.url)
+        budget[item.group] -= size
         found[item.group].append(thumbnail)
     return {group: Gallery(tuple(pictures), left_out[group]) for group, pictures in found.items()}
 
@@ -267,17 +277,32 @@ def _frequencies(amounts: Mapping[str, int], most: int) -> str:
 
 
 def _thumbnail(item: GalleryImage) -> Thumbnail | None:
-    """Check that the picture is what it says; only its header is read."""
-    if item.media_type not in ("image/jpeg", "image/png"):
+    """A picture, and its overlay where that is a picture of the same size."""
+    size = _picture_size(item.jpeg, item.media_type)
+    if size is None:
+        return None
+    has_overlay = bool(item.overlay) and _picture_size(item.overlay, item.media_type) == size
+    return Thumbnail(
+        url=f"data:{item.media_type};base64,{item.jpeg}",
+        caption=item.caption,
+        path=item.path,
+        width=size[0],
+        height=size[1],
+        style="hard" if max(size) <= _PIXELATED else "",
+        overlay=f"data:{item.media_type};base64,{item.overlay}" if has_overlay else "",
+    )
+
+
+def _picture_size(encoded: str, media_type: str) -> tuple[int, int] | None:
+    """Width and height of a picture that is what it says, else None; only its header is read."""
+    if media_type not in ("image/jpeg", "image/png"):
         return None
     try:
-        content = base64.b64decode(item.jpeg, validate=True)
+        content = base64.b64decode(encoded, validate=True)
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            width, height = image.size
+            return image.size
     except (binascii.Error, OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError):
         return None
-    style = "hard" if max(width, height) <= _PIXELATED else ""
-    return Thumbnail(f"data:{item.media_type};base64,{item.jpeg}", item.caption, item.path, width, height, style)
 
 
 def _environment_value(key: str, value: Any) -> str:

@@ -8,62 +8,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from tintype.records import EpochRecord, Finding, Interval
+from tintype.records import Finding
 from tintype.report import text
-from tintype.report.figures import Chart
 from tintype.report.html import write_page
-from tintype.report.results import Cell, StripRow, scale_floor
-from tintype.report.study_figures import (
-    MOST_SERIES,
-    Measured,
-    accuracy_against,
-    accuracy_against_cost,
-    learning_curves,
-    seed_strip,
+from tintype.report.results import StripRow
+from tintype.report.study_charts import DEPTH, law_charts, study_charts
+from tintype.report.study_figures import seed_strip
+from tintype.report.study_law import law_view, what_limits
+from tintype.report.study_rows import (
+    accuracy_floor,
+    best_and_reference,
+    cost_table,
+    difference_words,
+    listed,
+    point_views,
+    seed_range,
 )
-from tintype.report.studyfile import Difference, PointRow, RunRow, RunState, StudyTable, read_study_table
+from tintype.report.studyfile import PointRow, RunRow, StudyTable, read_study_table
 from tintype.rundir import RunDir, sort_findings
 
 _MOST_STRIPS = 8
 _MOST_NAMED = 3  # runs that a finding names
-_DEPTH = "model.depth"
-_UNFINISHED: dict[RunState, str] = {
-    "diverged": "diverged",
-    "failed": "failed",
-    "interrupted": "interrupted",
-    "waiting": "not made yet",
-}
-
-
-@dataclass(frozen=True)
-class PointView:
-    """A row of the table of results.
-
-    Attributes:
-        names: The value on each axis.
-        note: ``reference``, ``best`` or nothing.
-        accuracy: With its interval and drawing.
-        spread: Least and greatest accuracy over the seeds.
-        loss: With its interval.
-        difference: To the reference, with its interval.
-        verdict: Whether it can be told from chance, with the p-value.
-        sure: Whether it can.
-        runs: Words and relative address of the report of each finished run.
-        missing: What is not there: runs that failed, or that have not been made yet.
-    """
-
-    names: tuple[str, ...]
-    note: str
-    accuracy: Cell
-    spread: str
-    loss: Cell
-    difference: Cell
-    verdict: str
-    sure: bool
-    runs: tuple[tuple[str, str], ...]
-    missing: str
 
 
 @dataclass(frozen=True)
@@ -94,49 +60,44 @@ def study_context(folder: Path) -> dict[str, Any]:
     done = [RunDir(folder / "runs" / run.name) for run in table.runs if run.state == "finished"]
     environment = text.printable(done[0].read_json("environment.json")) if done else {}
     file = folder / "study.toml"
+    curves = law_charts(table)
     context: dict[str, Any] = {
         "name": table.name,
         "version": environment.get("tintype", ""),
         "headline": _headline(table) if table.best else None,
         "facts": _facts(table, environment, done),
         "axes": [axis.label for axis in table.axes],
+        "columns": _columns(table),
         "reference": table.reference,
         "images": f"{text.count(table.images)} {text.SPLIT_WORDS.get(table.split, '')} images",
         "seeds": len(table.seeds),
-        "rows": _point_views(table),
-        "scale": f"{_floor(table) * 100:.0f} to 100{text.NBSP}%",
-        "charts": _charts(table, folder),
-        "costs": [_cost_row(row) for row in table.finished],
+        "rows": point_views(table),
+        "scale": f"{accuracy_floor(table) * 100:.0f} to 100{text.NBSP}%",
+        "law": law_view(table.law) if table.law is not None else None,
+        "limit": what_limits(table.finished) if curves else "",
+        "curves": curves,
+        "charts": study_charts(table, folder),
+        "costs": cost_table(table),
         "findings": _findings(table, folder),
         "command": f"tintype study {shlex.quote(text.printable(str(file)))} -o NEW",
         "study_toml": text.printable(file.read_text("utf-8", errors="surrogateescape")) if file.is_file() else "",
     }
-    sections = [("results", "Results", "rows"), ("figures", "Figures", "charts"), ("costs", "Costs", "costs")]
-    sections += [("findings", "Findings", ""), ("repeat", "Repeat", "")]
+    sections = [("curve", "Learning curve", "curves"), ("results", "Results", "rows"), ("figures", "Figures", "charts")]
+    sections += [("costs", "Costs", "costs"), ("findings", "Findings", ""), ("repeat", "Repeat", "")]
     context["sections"] = [(anchor, words) for anchor, words, needs in sections if not needs or context[needs]]
     return context
 
 
-def difference_words(item: Difference, reference: str) -> str:
-    """A comparison as a sentence without its end: what differs, by how much, and how surely."""
-    p = p_value(item.adjusted_p)
-    if item.verdict == "cannot be told apart":
-        words = f"cannot be told apart from {reference}: {text.points(item.value)}"
-        return f"{words} (95{text.NBSP}% interval {_points_range(item)}, {p})"
-    way = "above" if item.verdict == "better" else "below"
-    least, most = (_without_unit(text.points(end, sign=False)) for end in sorted((item.low, item.high), key=abs))
-    words = f"{text.points(item.value, sign=False)} {way} {reference}"
-    return f"{words} (95{text.NBSP}% interval {least} to {most}, {p})"
-
-
-def p_value(p: float) -> str:
-    """``p = 0.013``, ``p < 0.001``; never rounded across 0.05."""
-    if p < 0.001:
-        return f"p{text.NBSP}<{text.NBSP}0.001"
-    shown = f"{p:.2f}" if p >= 0.1 else f"{p:.3f}"
-    if (float(shown) >= 0.05) != (p >= 0.05):
-        shown = f"{p:.5f}"
-    return f"p{text.NBSP}={text.NBSP}{shown}"
+def _columns(table: StudyTable) -> set[str]:
+    """The columns of the table of results that not every study has."""
+    found = {"loss"} if table.kind != "ablation" else {"cost"}
+    if table.kind == "ablation" or len(table.axes) > 1:
+        found.add("changes")
+    if table.kind == "data size" and any(row.train_accuracy for row in table.points):
+        found.add("training")
+    if table.groups and table.kind != "data size":
+        found.add("groups")
+    return found
 
 
 def _headline(table: StudyTable) -> StudyHeadline:
@@ -146,8 +107,11 @@ def _headline(table: StudyTable) -> StudyHeadline:
     accuracy = best.accuracy
     kind = text.SPLIT_WORDS[table.split]
     images = f"{text.count(accuracy.n)} {kind} image{'' if accuracy.n == 1 else 's'}"
+    needed = law_view(table.law).answer if table.law is not None else ""
     if len(table.finished) == 1:
         verdict = "No other point has finished yet, so nothing is compared."
+    elif needed:
+        verdict = needed
     elif best.label == table.reference:
         verdict = _verdict_of_reference(table)
     elif best.difference is None:
@@ -155,7 +119,7 @@ def _headline(table: StudyTable) -> StudyHeadline:
     else:
         words = difference_words(best.difference, _said(table, table.reference))
         verdict = f"{'It ' if best.difference.verdict == 'cannot be told apart' else ''}{words}."
-    shown = table.finished if len(table.finished) <= _MOST_STRIPS else _best_and_reference(table, _MOST_STRIPS)
+    shown = best_and_reference(table, _MOST_STRIPS)
     return StudyHeadline(
         result=f"{text.percent(accuracy.value, accuracy.n)} of {images} right with {_said(table, best.label)}",
         interval=f"95{text.NBSP}% interval {text.interval_range('accuracy', accuracy)}; {_seed_words(best)}",
@@ -174,15 +138,17 @@ def _verdict_of_reference(table: StudyTable) -> str:
         return f"{words}, and every one of them is worse."
     if len(alike) == len(others):
         return f"{words}, and none of them can be told apart from it."
-    return f"{words}; {_listed(alike)} cannot be told apart from it."
+    return f"{words}; {listed(alike)} cannot be told apart from it."
 
 
 def _said(table: StudyTable, label: str) -> str:
-    """A point as it stands in a sentence: a trained depth in words, anything else under its label."""
+    """A point as it stands in a sentence: a depth or a number of images in words, others under their label."""
     row = table.point(label)
-    if row is None or list(row.names) != [_DEPTH]:
+    if row is not None and table.kind == "data size" and len(row.names) == 1 and row.train_images is not None:
+        return text.plural(row.train_images, "training image")
+    if row is None or list(row.names) != [DEPTH]:
         return label
-    depth = row.names[_DEPTH]
+    depth = row.names[DEPTH]
     if depth == "0":
         return "the head alone trained"
     return "every layer trained" if depth == "all" else f"the last {depth} layer{'' if depth == '1' else 's'} trained"
@@ -191,14 +157,7 @@ def _said(table: StudyTable, label: str) -> str:
 def _seed_words(row: PointRow) -> str:
     if len(row.accuracy_by_seed) < 2:
         return "one seed"
-    accuracy = row.accuracy
-    assert accuracy is not None
-    ends = [text.percent(end, accuracy.n, unit=end == max(row.accuracy_by_seed)) for end in _ends(row)]
-    return f"{len(row.accuracy_by_seed)} seeds: {ends[0]} to {ends[1]}"
-
-
-def _ends(row: PointRow) -> tuple[float, float]:
-    return min(row.accuracy_by_seed), max(row.accuracy_by_seed)
+    return f"{len(row.accuracy_by_seed)} seeds: {seed_range(row)}"
 
 
 def _strip_row(row: PointRow, table: StudyTable) -> StripRow:
@@ -210,20 +169,13 @@ def _strip_row(row: PointRow, table: StudyTable) -> StripRow:
     return StripRow(label, drawing, text.percent(row.accuracy.value, row.accuracy.n), interval, style)
 
 
-def _best_and_reference(table: StudyTable, most: int) -> list[PointRow]:
-    """The reference and the most accurate points, in the table's order."""
-    ranked = sorted(table.finished, key=lambda row: (row.label != table.reference, -_value(row.accuracy)))
-    kept = {row.label for row in ranked[:most]}
-    return [row for row in table.finished if row.label in kept]
-
-
 def _facts(table: StudyTable, environment: Mapping[str, Any], done: Sequence[RunDir]) -> list[tuple[str, str]]:
-    axes = [f"{axis.setting}: {_listed(axis.values, 12)}" for axis in table.axes]
+    axes = [f"{axis.setting}: {listed(axis.values, 12)}" for axis in table.axes]
     states = Counter(run.state for run in table.runs)
     runs = f"{states['finished']} of {len(table.runs)} finished"
     if failed := states["failed"] + states["diverged"]:
         runs += f", {failed} failed"
-    facts = [("Varied", "; ".join(axes)), ("Runs", runs), ("Seeds", _listed([str(seed) for seed in table.seeds], 12))]
+    facts = [("Varied", "; ".join(axes)), ("Runs", runs), ("Seeds", listed([str(seed) for seed in table.seeds], 12))]
     if done:
         data = text.printable(done[0].read_json("data.json"))
         facts.append(("Data", str(data.get("source", ""))))
@@ -235,121 +187,6 @@ def _facts(table: StudyTable, environment: Mapping[str, Any], done: Sequence[Run
     if environment.get("device") not in (None, "", "cpu"):
         machine.insert(0, str(environment["device"]))
     return [*facts, ("Machine", ", ".join(machine))] if machine else facts
-
-
-def _point_views(table: StudyTable) -> list[PointView]:
-    floor = _floor(table)
-    return [_point_view(row, table, floor) for row in table.points]
-
-
-def _point_view(row: PointRow, table: StudyTable, floor: float) -> PointView:
-    runs = [run for run in table.runs if run.point == row.label]
-    accuracy, loss = row.accuracy, row.loss
-    cell, spread = Cell(text.ABSENT), text.ABSENT
-    if accuracy is not None:
-        drawing = seed_strip(accuracy, row.accuracy_by_seed, floor, "small")
-        value, interval = text.percent(accuracy.value, accuracy.n), text.interval_range("accuracy", accuracy)
-        cell = Cell(value, interval, text.count(accuracy.n), drawing)
-        if len(row.accuracy_by_seed) > 1:
-            low, high = _ends(row)
-            spread = f"{text.percent(low, accuracy.n, unit=False)} to {text.percent(high, accuracy.n)}"
-    difference, verdict, sure = Cell(text.ABSENT), "", False
-    if row.difference is not None:
-        difference = Cell(text.points(row.difference.value), _points_range(row.difference))
-        verdict = f"{row.difference.verdict}, {p_value(row.difference.adjusted_p)}"
-        sure = row.difference.verdict != "cannot be told apart"
-    note = "reference" if row.label == table.reference else ""
-    if row.label == table.best and len(table.finished) > 1:
-        note = f"{note}, best" if note else "best"
-    finished = [run for run in runs if run.state == "finished"]
-    return PointView(
-        names=tuple(row.names[axis.setting] for axis in table.axes),
-        note=note,
-        accuracy=cell,
-        spread=spread,
-        loss=Cell(text.number(loss.value), text.interval_range("loss", loss)) if loss else Cell(text.ABSENT),
-        difference=difference,
-        verdict=verdict,
-        sure=sure,
-        runs=tuple((str(run.seed), f"runs/{quote(run.name)}/report.html") for run in finished),
-        missing=_missing(runs),
-    )
-
-
-def _missing(runs: Sequence[RunRow]) -> str:
-    states = Counter(run.state for run in runs)
-    return ", ".join(f"{states[state]} {words}" for state, words in _UNFINISHED.items() if states[state])
-
-
-def _cost_row(row: PointRow) -> tuple[str, tuple[str, ...]]:
-    """A row of the table of costs: the label, then the figures as text."""
-    step = row.seconds_per_step
-    return row.label, (
-        text.count(row.total_parameters) if row.total_parameters is not None else text.ABSENT,
-        text.count(row.trainable_parameters) if row.trainable_parameters is not None else text.ABSENT,
-        f"{row.epochs:g}" if row.epochs else text.ABSENT,
-        _seconds(row.seconds_per_epoch),
-        f"{step * 1000:,.1f}{text.NBSP}ms" if step is not None else text.ABSENT,
-        text.count(round(row.images_per_second)) if row.images_per_second is not None else text.ABSENT,
-        _seconds(row.training_seconds),
-        text.megabytes(row.peak_memory_mb) if row.peak_memory_mb is not None else text.ABSENT,
-    )
-
-
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return text.ABSENT
-    return f"{value:.2f}{text.NBSP}s" if value < 9.95 else text.duration(value)
-
-
-def _charts(table: StudyTable, folder: Path) -> list[Chart]:
-    along = _axis_to_draw_along(table)
-    series = _series(table, along)
-    charts: list[Chart] = []
-    if not series:
-        return charts
-    if along is not None and len(table.finished) > 1:
-        axis = next(item for item in table.axes if item.setting == along)
-        label = "trained layers of the backbone" if along == _DEPTH else axis.label
-        charts.append(accuracy_against(label, axis.values, series))
-    if len(table.finished) > 1 and (cost := accuracy_against_cost(series)):
-        charts.append(cost)
-    shown = table.finished if len(table.finished) <= MOST_SERIES else _best_and_reference(table, MOST_SERIES)
-    histories = {row.label: [_history(folder, run) for run in _finished_runs(table, row)] for row in shown}
-    if curves := learning_curves(histories, len(table.finished) - len(shown)):
-        charts.append(curves)
-    return charts
-
-
-def _axis_to_draw_along(table: StudyTable) -> str | None:
-    """The depth, or in a grid the first axis of at least three numbers."""
-    if table.kind == "depth":
-        return _DEPTH
-    if table.kind == "models":
-        return None
-    numeric = (axis.setting for axis in table.axes if len(axis.values) > 2 and all(map(_is_number, axis.values)))
-    return next(numeric, None)
-
-
-def _series(table: StudyTable, along: str | None) -> dict[str, list[Measured]]:
-    """The points by what they have on the other axes; all in one where there is no axis to draw along."""
-    found: dict[str, list[Measured]] = {}
-    for row in table.finished:
-        assert row.accuracy is not None
-        others = [name for setting, name in row.names.items() if along is not None and setting != along]
-        place = row.names[along] if along is not None else ", ".join(row.names.values())
-        item = Measured(row.label, place, row.accuracy, row.accuracy_by_seed, row.training_seconds)
-        found.setdefault(", ".join(others), []).append(item)
-    return found
-
-
-def _history(folder: Path, run: RunRow) -> list[EpochRecord]:
-    run_dir = RunDir(folder / "runs" / run.name)
-    return run_dir.read_history() if (run_dir / "history.jsonl").is_file() else []
-
-
-def _finished_runs(table: StudyTable, row: PointRow) -> list[RunRow]:
-    return [run for run in table.runs if run.point == row.label and run.state == "finished"]
 
 
 def _findings(table: StudyTable, folder: Path) -> list[Finding]:
@@ -370,7 +207,7 @@ def _findings(table: StudyTable, folder: Path) -> list[Finding]:
                 seen.setdefault((item.code, item.title), (item, []))[1].append(f"{run.point}, seed {run.seed}")
     runs = sum(run.state == "finished" for run in table.runs)
     for item, where in seen.values():
-        place = f"In all {runs} runs" if len(where) == runs else f"In {_listed(where, _MOST_NAMED)}"
+        place = f"In all {runs} runs" if len(where) == runs else f"In {listed(where, _MOST_NAMED)}"
         words = f"{place}. {item.remedy}".strip() if runs > 1 else item.remedy
         found.append(Finding(item.code, item.severity, item.title, item.evidence, words))
     found += [Finding("study-remark", "info", remark) for remark in table.remarks]
@@ -385,32 +222,3 @@ def _findings_of(folder: Path, run: RunRow) -> Iterable[Finding]:
         if item.severity != "info":
             evidence = tuple(text.printable(line) for line in item.evidence)
             yield Finding(item.code, item.severity, text.printable(item.title), evidence, text.printable(item.remedy))
-
-
-def _floor(table: StudyTable) -> float:
-    return scale_floor([min(row.accuracy.low, *row.accuracy_by_seed) for row in table.finished if row.accuracy])
-
-
-def _points_range(item: Difference) -> str:
-    return f"{_without_unit(text.points(item.low))} to {_without_unit(text.points(item.high))}"
-
-
-def _without_unit(words: str) -> str:
-    return words.removesuffix(f"{text.NBSP}points")
-
-
-def _value(interval: Interval | None) -> float:
-    return interval.value if interval is not None else 0.0
-
-
-def _is_number(name: str) -> bool:
-    try:
-        float(name)
-    except ValueError:
-        return False
-    return True
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

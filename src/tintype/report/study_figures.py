@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -32,6 +32,9 @@ class Measured:
         accuracy: Mean over the seeds, with its interval.
         by_seed: Accuracy of each seed.
         seconds: Of training, None where that is not known.
+        images: That it was trained on, None where that is not what varies.
+        training: Accuracy on its training images.
+        training_by_seed: The same for each seed.
     """
 
     label: str
@@ -39,6 +42,9 @@ class Measured:
     accuracy: Interval
     by_seed: tuple[float, ...]
     seconds: float | None
+    images: int | None = None
+    training: Interval | None = None
+    training_by_seed: tuple[float, ...] = ()
 
 
 def accuracy_against(axis: str, places: Sequence[str], series: Mapping[str, Sequence[Measured]]) -> Chart:
@@ -51,21 +57,21 @@ def accuracy_against(axis: str, places: Sequence[str], series: Mapping[str, Sequ
     """
     last = len(places) - 1
     margin = max(0.35, 0.06 * last)
-    frame = Frame(Axis(axis, -margin, last + margin, _ticks(places)), _accuracy_axis(series))
+    frame = Frame(Axis(axis, -margin, last + margin, _ticks(places)), accuracy_axis(series.values()))
     parts = []
     for style, points in zip(series_styles(series), series.values(), strict=True):
         at = {point.place: frame.x(places.index(point.place)) for point in points}
         ordered = sorted(points, key=lambda point: places.index(point.place))
         xs, ys = [at[point.place] for point in ordered], [frame.y(point.accuracy.value) for point in ordered]
         parts.append(element("path", d=path(xs, ys), class_=f"line thin {style}"))
-        parts += [_mark(frame, point, at[point.place], style, f"{axis} {point.place}") for point in ordered]
+        parts += [draw_mark(frame, point, at[point.place], style, f"{axis} {point.place}") for point in ordered]
     spoken = f"Test accuracy against {axis}: " + ", ".join(
         f"{name + ' ' if name else ''}{point.place} {text.percent(point.accuracy.value, point.accuracy.n)}"
         for name, points in series.items()
         for point in points
     )
     svg = draw_frame(frame, join(parts), f"{spoken}.", x_title=axis)
-    return Chart(f"Accuracy against {axis}", svg, _caption(series), _legend(series))
+    return Chart(f"Accuracy against {axis}", svg, seed_caption(series.values()), legend_of(series))
 
 
 def accuracy_against_cost(series: Mapping[str, Sequence[Measured]]) -> Chart | None:
@@ -82,14 +88,16 @@ def accuracy_against_cost(series: Mapping[str, Sequence[Measured]]) -> Chart | N
     title = f"training, {words}"
     scaled = [cost / unit for cost in costs]
     x_axis = log_axis(title, scaled) if max(costs) > _MUCH * min(costs) else linear_axis(title, scaled, floor=0.0)
-    frame = Frame(x_axis, _accuracy_axis(series))
+    frame = Frame(x_axis, accuracy_axis(series.values()))
     placed = _Labels(frame)
     marks, labels = [], []
     for style, points in zip(series_styles(known), known.values(), strict=True):
         for point in points:
             assert point.seconds is not None
             x, y = frame.x(point.seconds / unit), frame.y(point.accuracy.value)
-            marks.append(_mark(frame, point, x, style, f"{point.label}, {text.duration(point.seconds)} of training"))
+            marks.append(
+                draw_mark(frame, point, x, style, f"{point.label}, {text.duration(point.seconds)} of training")
+            )
             placed.avoid(x, y, frame.y(point.accuracy.high), frame.y(point.accuracy.low))
     for points in known.values():
         for point in points:
@@ -103,9 +111,9 @@ def accuracy_against_cost(series: Mapping[str, Sequence[Measured]]) -> Chart | N
         if point.seconds
     )
     svg = draw_frame(frame, join([*marks, *labels]), f"{spoken}.", x_title=title)
-    times = "Times are medians over the seeds" if _has_seeds(known) else "Times are of one run each"
+    times = "Times are medians over the seeds" if _has_seeds(known.values()) else "Times are of one run each"
     caption = f"Up and to the left is better. {times}{', on a logarithmic scale' if x_axis.log else ''}."
-    return Chart("Accuracy against cost", svg, caption, _legend(known))
+    return Chart("Accuracy against cost", svg, caption, legend_of(known))
 
 
 def learning_curves(histories: Mapping[str, Sequence[Sequence[EpochRecord]]], left_out: int) -> Chart | None:
@@ -171,8 +179,9 @@ def series_styles(series: Mapping[str, object]) -> list[str]:
     return [f"s{number % MOST_SERIES + 1}" for number in range(len(series))]
 
 
-def _accuracy_axis(series: Mapping[str, Sequence[Measured]]) -> Axis:
-    points = [point for found in series.values() for point in found]
+def accuracy_axis(series: Iterable[Sequence[Measured]]) -> Axis:
+    """An axis that holds every accuracy with its interval and its seeds."""
+    points = [point for found in series for point in found]
     ends = [end for point in points for end in (point.accuracy.low, point.accuracy.high, *point.by_seed)]
     return linear_axis("accuracy, %", ends, percent=True)
 
@@ -184,7 +193,16 @@ def _ticks(places: Sequence[str]) -> tuple[tuple[float, str], ...]:
     return tuple((float(number), name) for number, name in enumerate(places) if number % step == 0)
 
 
-def _mark(frame: Frame, point: Measured, x: float, style: str, what: str) -> Markup:
+def draw_mark(frame: Frame, point: Measured, x: float, style: str, what: str) -> Markup:
+    """A dot with its interval, beside it a ring for each seed.
+
+    Args:
+        frame: The axes; the vertical one shows accuracies.
+        point: What was measured.
+        x: Horizontal coordinate.
+        style: Style class of its line.
+        what: Begins the words that are shown where a reader points at it.
+    """
     accuracy = point.accuracy
     hint = (
         f"{what}: {text.percent(accuracy.value, accuracy.n)} "
@@ -200,17 +218,19 @@ def _mark(frame: Frame, point: Measured, x: float, style: str, what: str) -> Mar
     )
 
 
-def _caption(series: Mapping[str, Sequence[Measured]]) -> str:
+def seed_caption(series: Iterable[Sequence[Measured]]) -> str:
+    """What dots, rings and whiskers are."""
     if _has_seeds(series):
         return "Dots are means over the seeds, rings single seeds, whiskers 95 % intervals for other images and seeds."
     return "Whiskers are 95 % intervals for other images; one seed each."
 
 
-def _has_seeds(series: Mapping[str, Sequence[Measured]]) -> bool:
-    return any(len(point.by_seed) > 1 for points in series.values() for point in points)
+def _has_seeds(series: Iterable[Sequence[Measured]]) -> bool:
+    return any(len(point.by_seed) > 1 for points in series for point in points)
 
 
-def _legend(series: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+def legend_of(series: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+    """Style class and name of each line, where there is more than one."""
     return tuple(zip(series_styles(series), series, strict=True)) if len(series) > 1 else ()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tintype.errors import RunError
 from tintype.records import Interval
@@ -13,6 +13,9 @@ from tintype.rundir import RunDir, write_json
 
 STUDY_FORMAT = 1
 STUDY_FILE = "study.json"
+
+StudyKind = Literal["data size", "ablation", "models", "depth", "learning rate", "devices", "grid"]
+STUDY_KINDS: tuple[StudyKind, ...] = get_args(StudyKind)
 
 RunState = Literal["finished", "diverged", "failed", "interrupted", "waiting"]
 
@@ -75,6 +78,13 @@ class PointRow:
         training_seconds: From the first step, features of frozen layers included, to the last.
         peak_memory_mb: Resident memory of the process during the run.
         difference: Beside the reference; None for the reference itself, and where the images differ.
+        changes: What differs from the reference, in words; empty for the reference itself.
+        train_images: How many images it was trained on, median over the seeds.
+        train_accuracy: As ``accuracy``, on its training images (a sample of them, where there are many).
+        train_accuracy_by_seed: In the order of ``seeds``, where every seed has one.
+        device: What it was computed on, such as ``cpu`` or the GPU's name.
+        speed_up: In a study of devices, how many times as fast as the reference an epoch is (the whole training, where
+            a run has no epochs); None for the reference.
     """
 
     label: str
@@ -96,11 +106,29 @@ class PointRow:
     training_seconds: float | None = None
     peak_memory_mb: float | None = None
     difference: Difference | None = None
+    changes: str = ""
+    train_images: int | None = None
+    train_accuracy: Interval | None = None
+    train_accuracy_by_seed: tuple[float, ...] = ()
+    device: str | None = None
+    speed_up: float | None = None
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run: its folder under ``runs/``, how it stands, and why it failed."""
+    """One run of a point and a seed.
+
+    Attributes:
+        name: Its folder under ``runs/``; points that ask for the very same run have the same.
+        point: Label of its point.
+        seed: Its seed.
+        state: How it stands.
+        reason: Why it failed.
+        accuracy: Of the finished run.
+        loss: Of the finished run, cross-entropy in nats.
+        seconds: Of the whole run.
+        jobs: How many runs were made at a time while it was made; with more than one its times are not its own.
+    """
 
     name: str
     point: str
@@ -110,6 +138,7 @@ class RunRow:
     accuracy: float | None = None
     loss: float | None = None
     seconds: float | None = None
+    jobs: int = 1
 
 
 @dataclass(frozen=True)
@@ -119,7 +148,7 @@ class StudyTable:
     Attributes:
         format: Changes when this format does.
         name: Of the study.
-        kind: ``depth``, ``models`` or ``grid``.
+        kind: What was asked: one of :data:`STUDY_KINDS`.
         quick: Whether it is the short form.
         split: What was measured: ``test``, or ``validation`` where there is no test set; empty before the first run.
         images: How many images.
@@ -130,6 +159,12 @@ class StudyTable:
         points: A row for each combination.
         runs: A row for each run, in the order of work.
         remarks: What a reader should know before believing the table.
+        groups: Labels of points that cannot be told apart from each other: maximal sets in which no pair differs after
+            Holm's adjustment for all pairs, the most accurate first. A point can stand in several.
+        law: The learning curve that was fitted to a study of the data's size, as plain values
+            (:class:`tintype.evaluation.power_law.LearningCurve`).
+        range_test: The learning-rate range test made before a study of the learning rate, as plain values
+            (:class:`tintype.training.range_test.RangeTest`).
     """
 
     format: int
@@ -145,6 +180,9 @@ class StudyTable:
     points: tuple[PointRow, ...]
     runs: tuple[RunRow, ...]
     remarks: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...] = ()
+    law: dict[str, Any] | None = None
+    range_test: dict[str, Any] | None = None
 
     def point(self, label: str) -> PointRow | None:
         """The row of a label."""
@@ -181,6 +219,7 @@ def read_study_table(folder: Path) -> StudyTable:
                 "points": tuple(_point(item) for item in content["points"]),
                 "runs": tuple(RunRow(**item) for item in content["runs"]),
                 "remarks": tuple(content["remarks"]),
+                "groups": tuple(tuple(group) for group in content.get("groups", ())),
             }
         )
     except (TypeError, KeyError) as error:
@@ -197,5 +236,7 @@ def _point(content: dict[str, Any]) -> PointRow:
             "loss": Interval(**content["loss"]) if content["loss"] else None,
             "loss_by_seed": tuple(content["loss_by_seed"]),
             "difference": Difference(**content["difference"]) if content["difference"] else None,
+            "train_accuracy": Interval(**content["train_accuracy"]) if content.get("train_accuracy") else None,
+            "train_accuracy_by_seed": tuple(content.get("train_accuracy_by_seed", ())),
         }
     )

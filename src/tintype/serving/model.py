@@ -31,6 +31,7 @@ class Model:
         statistics: What its training images look like.
         temperature: Divides the logits so that probabilities match frequencies; fitted on validation images.
         max_megapixels: Larger images are refused.
+        threshold: An image whose most probable class is less probable than this is not answered; 0 answers all.
     """
 
     network: Network
@@ -40,6 +41,7 @@ class Model:
     statistics: ImageStatistics
     temperature: float
     max_megapixels: float
+    threshold: float = 0.0
 
 
 def save_model(run_dir: RunDir, model: Model) -> None:
@@ -53,6 +55,7 @@ def save_model(run_dir: RunDir, model: Model) -> None:
         "statistics": model.statistics,
         "temperature": model.temperature,
         "max_megapixels": model.max_megapixels,
+        "threshold": model.threshold,
     }
     run_dir.write_json("model.json", content)
 
@@ -81,4 +84,5 @@ def load_model(run_dir: RunDir) -> Model:
         statistics=ImageStatistics(**content["statistics"]),
         temperature=content["temperature"],
         max_megapixels=content["max_megapixels"],
+        threshold=content.get("threshold", 0.0),
     )

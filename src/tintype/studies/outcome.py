@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tintype.errors import RunError
 from tintype.evaluation.compare import Answers, answers_of
-from tintype.records import EpochRecord, SplitName
+from tintype.records import EpochRecord, Predictions, SplitName
 from tintype.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class TrainingAnswers:
+    """What a network makes of the images that it was trained on, or of a sample of them.
+
+    Attributes:
+        images: Hash of their names and labels; networks with the same were judged on the same images.
+        is_right: Shape (N,), in the order of their names.
+    """
+
+    images: str
+    is_right: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,11 @@ class Outcome:
         peak_memory_mb: Resident memory of the process during the run.
         made_by: Hash of tintype's source.
         machine: Processor, cores and device.
+        device: ``cpu``, or the GPU's name.
+        train_images: How many images it was trained on; None where that is not recorded.
+        validation_images: How many images chose the epoch that was kept; 0 where the last one was.
+        training: On its training images; None where they were not evaluated.
+        keeps_features: Whether frozen layers ran once, perhaps in an earlier run.
     """
 
     split: SplitName
@@ -45,6 +67,11 @@ class Outcome:
     peak_memory_mb: float | None
     made_by: str
     machine: str
+    device: str | None = None
+    train_images: int | None = None
+    validation_images: int = 0
+    training: TrainingAnswers | None = None
+    keeps_features: bool = False
 
     @property
     def accuracy(self) -> float:
@@ -71,7 +98,9 @@ def read_outcome(run_dir: RunDir) -> Outcome:
     if split is None:
         raise RunError(f"{run_dir.path} holds no predictions: nothing to compare.")
     environment, summary, history = run_dir.read_json("environment.json"), run_dir.read_summary(), _history(run_dir)
-    step = _seconds_per_step(run_dir, history)
+    settings, counts = _settings(run_dir), run_dir.read_json("data.json").get("counts", {})
+    step = _seconds_per_step(settings, counts, history)
+    chooses_epoch = settings.get("fit", {}).get("keep") == "best" and len(history) > 1
     shown = [environment.get("processor"), environment.get("cores"), environment.get("device")]
     return Outcome(
         split=split,
@@ -87,6 +116,11 @@ def read_outcome(run_dir: RunDir) -> Outcome:
         peak_memory_mb=environment.get("peak_memory_mb"),
         made_by=str(environment.get("source_hash", "")),
         machine=", ".join(str(item) for item in shown if item),
+        device=environment.get("device"),
+        train_images=sum(counts["train"]) if "train" in counts else None,
+        validation_images=sum(counts.get("validation", ())) if chooses_epoch else 0,
+        training=_training_answers(predictions["train"]) if "train" in predictions else None,
+        keeps_features=_keeps_features(settings),
     )
 
 
@@ -94,17 +128,33 @@ def _history(run_dir: RunDir) -> list[EpochRecord]:
     return run_dir.read_history() if (run_dir / "history.jsonl").is_file() else []
 
 
-def _seconds_per_step(run_dir: RunDir, history: list[EpochRecord]) -> tuple[float, float] | None:
+def _seconds_per_step(
+    settings: dict[str, Any], counts: dict[str, Any], history: list[EpochRecord]
+) -> tuple[float, float] | None:
     """Seconds of an optimiser step and images a second, over all epochs; None where there were no steps."""
     if not history or any(row.images_per_second <= 0 for row in history):
         return None
-    fit = _settings(run_dir).get("fit", {})
-    batch, images = fit.get("batch_size"), sum(run_dir.read_json("data.json").get("counts", {}).get("train", ()))
+    fit = settings.get("fit", {})
+    batch, images = fit.get("batch_size"), sum(counts.get("train", ()))
     if not batch or not images or fit.get("optimizer") == "lbfgs":  # L-BFGS takes all images in every step
         return None
     batch = min(batch, images)
     seconds = sum(batch / row.images_per_second for row in history) / len(history)
     return seconds, batch / seconds
+
+
+def _training_answers(predictions: Predictions) -> TrainingAnswers | None:
+    if not (predictions.labels >= 0).any():
+        return None
+    answers = answers_of(predictions)
+    digest = hashlib.sha256("\0".join(part for image in answers.images for part in image).encode("utf-8", "replace"))
+    return TrainingAnswers(digest.hexdigest(), answers.is_right)
+
+
+def _keeps_features(settings: dict[str, Any]) -> bool:
+    model = settings.get("model", {})
+    is_frozen = model.get("freeze") != "none" and model.get("depth") != "all"
+    return model.get("backbone") is not None and is_frozen and settings.get("fit", {}).get("feature_cache", True)
 
 
 def _training_seconds(environment: dict[str, Any], history: list[EpochRecord]) -> float | None:

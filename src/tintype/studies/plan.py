@@ -1,40 +1,38 @@
-r"""What a study is: a base run, axes of settings, seeds; read from TOML and turned into the runs that it asks for.
-
-A study file::
-
-    name = "fine-tuning depth"
-    kind = "depth"                      # "depth", "models" or "grid"
-    seeds = 3                           # seeds 0, 1 and 2, or a list of seeds
-    [base]                              # any setting of a run
-    model.backbone = "resnet20_cifar10"
-    [axes]                              # every combination of these is trained with every seed
-    "model.depth" = [0, 3, "all"]
-    "model.head" = {plain = "gap", wide = "gap\ndense 256 relu"}     # values with names of their own
-    [quick]                             # what --quick changes; `seeds` may stand here too
-    fit.epochs = 2
-
-The first value of each axis together make the reference that the others are compared with.
-"""
+"""What a study is: a base run, what varies, the seeds; turned into the runs that it asks for."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import re
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tintype.config import RunConfig
 from tintype.errors import ConfigError
+from tintype.report.studyfile import StudyKind
+from tintype.studies.changes import describe_changes
+from tintype.studies.order import levels, position, relative_costs
 
-Kind = Literal["depth", "models", "grid"]
+VARIANT = "variant"
+"""What the axis of a study's variants is called; the value of a variant is a table of settings."""
 
+KEY_SETTINGS: dict[StudyKind, tuple[str, ...]] = {
+    "data size": ("data.train_images", "data.fraction"),
+    "depth": ("model.depth",),
+    "learning rate": ("fit.learning_rate",),
+    "devices": ("device",),
+}
+"""What a study of a kind must vary: one of these."""
+
+_NAMED_BY_VALUE: tuple[StudyKind, ...] = ("models", "devices")
+"""Kinds whose points are called by their values alone, such as ``vgg16``."""
+
+_NETWORKS = ("model.name", "model.layers", "model.backbone")
 _LONGEST_NAME = 60
 """Characters of a value that is its own name."""
 
@@ -46,14 +44,21 @@ class Axis:
     """A setting and the values that it takes.
 
     Attributes:
-        setting: Dotted name, such as ``model.depth``.
+        setting: Dotted name, such as ``model.depth``; :data:`VARIANT` for the variants.
         label: What it is called in tables, such as ``depth``.
-        values: Name of each value in tables, and the value.
+        values: Name of each value in tables, and the value: of a variant its settings by dotted name.
     """
 
     setting: str
     label: str
     values: tuple[tuple[str, Any], ...]
+
+    @property
+    def settings(self) -> set[str]:
+        """Dotted names of all settings that it changes."""
+        if self.setting != VARIANT:
+            return {self.setting}
+        return {setting for _, changes in self.values for setting in changes}
 
 
 @dataclass(frozen=True)
@@ -89,92 +94,124 @@ class Study:
 
     Attributes:
         name: What it is called.
-        kind: What its report shows: accuracy against ``depth``, ``models`` beside their cost, or any ``grid``.
+        kind: What its report shows: one of :data:`tintype.report.studyfile.STUDY_KINDS`.
         base: The settings that all runs share.
-        axes: The settings that vary; the first value of each is the reference's.
+        axes: The settings that vary.
         seeds: The seeds that every point is trained with.
         quick: Whether this is the short form of it.
+        reference_name: Label of the point that the others are compared with; empty for the first value of each axis.
+        range_test: Whether a study of the learning rate begins with a range test.
     """
 
     name: str
-    kind: Kind
+    kind: StudyKind
     base: RunConfig
     axes: tuple[Axis, ...]
     seeds: tuple[int, ...]
     quick: bool = False
+    reference_name: str = ""
+    range_test: bool = True
 
     def points(self) -> tuple[Point, ...]:
         """Every combination of the axes' values, the last axis fastest."""
+        return self._points
+
+    @property
+    def reference(self) -> Point:
+        """The point that the others are compared with."""
+        return next((point for point in self._points if point.label == self.reference_name), self._points[0])
+
+    @cached_property
+    def _points(self) -> tuple[Point, ...]:
         found = []
         for chosen in itertools.product(*(axis.values for axis in self.axes)):
             pairs = list(zip(self.axes, chosen, strict=True))
-            words = [name if self.kind == "models" else f"{axis.label} {name}" for axis, (name, _) in pairs]
+            settings: dict[str, Any] = {}
+            for axis, (_, value) in pairs:
+                settings |= value if axis.setting == VARIANT else {axis.setting: value}
+            words = [
+                name if self.kind in _NAMED_BY_VALUE or axis.setting == VARIANT else f"{axis.label} {name}"
+                for axis, (name, _) in pairs
+            ]
             found.append(
                 Point(
                     label=", ".join(words),
                     folder=_folder_name(",".join(f"{axis.label}={name}" for axis, (name, _) in pairs)),
                     names={axis.setting: name for axis, (name, _) in pairs},
-                    settings={axis.setting: value for axis, (_, value) in pairs},
+                    settings=settings,
                 )
             )
         return tuple(found)
 
     def requests(self) -> tuple[Request, ...]:
-        """All runs, in the order of what they tell: one seed of every point, then the next seed.
+        """All runs, in the order of what they tell (:mod:`tintype.studies.order`): one seed of every point first.
 
         Raises:
             ConfigError: A combination of values that no run can have.
         """
+        configs = {point.label: self.config_of(point, self.seeds[0]) for point in self._points}
+        costs, reference = relative_costs(configs), self.reference.label
+        level_of = {axis.setting: dict(zip(*_levels(axis, self.kind), strict=True)) for axis in self.axes}
+
+        def key(point: Point) -> tuple[bool, int, float]:
+            level = max(level_of[setting][name] for setting, name in point.names.items())
+            return point.label != reference, level, costs[point.label]
+
+        ordered = sorted(self._points, key=key)
         return tuple(
             Request(
                 name=f"{point.folder},seed={seed}",
                 point=point.label,
                 seed=seed,
-                config=_with_whole_path(self.base.replace({**point.settings, "seed": seed})),
+                config=configs[point.label].replace({"seed": seed}),
             )
             for seed in self.seeds
-            for point in self.points()
+            for point in ordered
         )
+
+    def config_of(self, point: Point, seed: int) -> RunConfig:
+        """The settings of a point's run.
+
+        Raises:
+            ConfigError: No run can have this combination.
+        """
+        named = [setting for setting in _NETWORKS if setting in point.settings]
+        # Of the three ways to name a network a run has one; the base's goes where a point names its own in another.
+        dropped = dict.fromkeys((setting for setting in _NETWORKS if named and setting not in named), None)
+        return with_whole_path(self.base.replace({**dropped, **point.settings, "seed": seed}))
+
+    def changes_of(self, point: Point) -> str:
+        """What a point does differently from the reference, in words; empty for the reference."""
+        reference = self.reference
+        if point.label == reference.label:
+            return ""
+        shared = point.settings.keys() & reference.settings.keys()
+        if shared >= point.settings.keys() | reference.settings.keys():
+            then, now = reference.settings, point.settings
+        else:  # only variants set different settings; what one of them leaves alone is the base's
+            names = dict.fromkeys((*reference.settings, *point.settings, *_NETWORKS))
+            then, now = (
+                {name: _value_of(self.config_of(item, self.seeds[0]), name) for name in names}
+                for item in (reference, point)
+            )
+        named = {
+            setting: (reference.names[setting], name) for setting, name in point.names.items() if setting != VARIANT
+        }
+        return describe_changes(then, now, named)
 
     def to_toml(self) -> str:
         """The study as a file that repeats it, with everything that the command line changed."""
-        content = {
-            "name": self.name,
-            "kind": self.kind,
-            "seeds": list(self.seeds),
-            "base": self.base.model_dump(exclude_defaults=True, exclude_none=True),
-            "axes": {axis.setting: dict(axis.values) for axis in self.axes},
-        }
-        return tomli_w.dumps(content, multiline_strings=True)
-
-
-def load_study(
-    path: Path, *, source: str | Path | None = None, settings: Mapping[str, Any] | None = None, quick: bool = False
-) -> Study:
-    """Read a study file; what is given here is stronger than the file.
-
-    Args:
-        path: A TOML file, as this module's head describes.
-        source: The data, instead of the file's ``data.source``.
-        settings: Further settings of the base by dotted name.
-        quick: Apply the file's ``[quick]``.
-
-    Raises:
-        ConfigError: The file is missing, is no study, or holds a setting or a value that does not exist.
-    """
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the study {path}: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}.") from None
-    try:
-        file = _StudyFile.model_validate(tree)
-        return _make_study(file, {} if source is None else {"data.source": str(source)}, settings or {}, quick)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {_first_mistake(error)}") from None
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        content: dict[str, Any] = {"name": self.name, "kind": self.kind, "seeds": list(self.seeds)}
+        if self.reference_name:
+            content["reference"] = self.reference_name
+        if not self.range_test:
+            content["range_test"] = False
+        content["base"] = self.base.model_dump(exclude_defaults=True, exclude_none=True)
+        content["axes"] = {axis.setting: dict(axis.values) for axis in self.axes if axis.setting != VARIANT}
+        variants = [
+            {"name": name, **changes} for axis in self.axes if axis.setting == VARIANT for name, changes in axis.values
+        ]
+        return tomli_w.dumps(content | ({"variants": variants} if variants else {}), multiline_strings=True)
 
 
 def slug(name: str) -> str:
@@ -188,93 +225,21 @@ def models_study(config: RunConfig, setting: str, values: tuple[Any, ...]) -> St
     Raises:
         ConfigError: Fewer than two values, a value twice, or a value that the setting cannot have.
     """
-    axis = _axis(setting, setting.rsplit(".", 1)[-1], list(values))
+    axis = make_axis(setting, setting.rsplit(".", 1)[-1], list(values))
     if len(axis.values) < 2:
         raise ConfigError(f"comparing takes at least two values of {setting}. Got {axis.values[0][0]} alone.")
     name = " ".join([Path(config.data.source).stem or "data", *(name for name, _ in axis.values)])
-    study = Study(name, "models", _with_whole_path(config), (axis,), (config.seed,))
+    study = Study(name, "models", with_whole_path(config), (axis,), (config.seed,))
     study.requests()
     return study
 
 
-class _StudyFile(BaseModel):
-    """The file's own keys; settings are checked when they are put together."""
+def make_axis(setting: str, label: str, given: Any) -> Axis:
+    """An axis from a list of values, or from a table of named ones.
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    name: str
-    kind: Kind = "grid"
-    seeds: int | list[int] = 3
-    base: dict[str, Any] = {}
-    axes: dict[str, Any]
-    quick: dict[str, Any] = {}
-
-
-def _make_study(file: _StudyFile, data: dict[str, Any], settings: Mapping[str, Any], quick: bool) -> Study:
-    hasty = dict(file.quick)
-    quick_seeds = hasty.pop("seeds", None)
-    seeds = _seeds(quick_seeds if quick and quick_seeds is not None else file.seeds)
-    changes = _settings(file.base)
-    if quick:
-        changes |= _settings(hasty)
-    changes |= data | dict(settings)
-    values = _settings(file.axes)
-    both = sorted(changes.keys() & values.keys())
-    if both:
-        raise ConfigError(f"{both[0]} is an axis of this study, so it cannot be set too. Change the axis in the file.")
-    if "seed" in changes or "seed" in values:
-        raise ConfigError("a study's seeds stand in `seeds`, a number or a list. Take `seed` out.")
-    base = RunConfig().replace(changes)
-    if not base.data.source and "data.source" not in values:
-        raise ConfigError("no data is named: give --data DIR, or data.source under [base].")
-    if file.kind == "depth" and "model.depth" not in values:
-        raise ConfigError('a study of kind "depth" needs the axis "model.depth", such as [0, 3, "all"].')
-    endings = [setting.rsplit(".", 1)[-1] for setting in values]
-    axes = tuple(
-        _axis(setting, ending if endings.count(ending) == 1 else setting, given)
-        for (setting, given), ending in zip(values.items(), endings, strict=True)
-    )
-    if not axes:
-        raise ConfigError('a study needs an axis, such as [axes] "fit.learning_rate" = [0.001, 0.01].')
-    if not file.name.strip():
-        raise ConfigError("a study needs a name.")
-    study = Study(file.name.strip(), file.kind, _with_whole_path(base), axes, seeds, quick)
-    study.requests()
-    return study
-
-
-def _settings(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as dotted names; a table that is a setting's own value stays whole."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        dotted = f"{prefix}{key}"
-        if isinstance(value, dict) and not _is_setting(dotted):
-            found |= _settings(value, f"{dotted}.")
-        else:
-            found[dotted] = value
-    return found
-
-
-def _is_setting(dotted: str) -> bool:
-    """True for the name of a single setting, False for a section and for what does not exist."""
-    section: type[BaseModel] = RunConfig
-    *outer, leaf = dotted.split(".")
-    for name in outer:
-        inner = _section(section, name)
-        if inner is None:
-            return False
-        section = inner
-    return leaf in section.model_fields and _section(section, leaf) is None
-
-
-def _section(of: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """The class of a section's section; None for a single setting and for what does not exist."""
-    annotation = of.model_fields[name].annotation if name in of.model_fields else None
-    kinds = (annotation, *get_args(annotation))
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
-
-
-def _axis(setting: str, label: str, given: Any) -> Axis:
+    Raises:
+        ConfigError: It is neither, it is empty, a value stands in it twice, or one needs a name.
+    """
     if isinstance(given, dict):
         values = tuple((str(name), value) for name, value in given.items())
     elif isinstance(given, list):
@@ -290,6 +255,32 @@ def _axis(setting: str, label: str, given: Any) -> Axis:
     return Axis(setting, label, values)
 
 
+def with_whole_path(config: RunConfig) -> RunConfig:
+    """The same settings from wherever they are used."""
+    if not config.data.source:
+        return config
+    return config.replace({"data.source": str(Path(config.data.source).expanduser().absolute())})
+
+
+def _levels(axis: Axis, kind: StudyKind) -> tuple[list[str], tuple[int, ...]]:
+    """The names of an axis' values, and how early each is worth a run."""
+    key = KEY_SETTINGS.get(kind, ())
+    places = [
+        next((position(value[name]) for name in key if name in value), None)
+        if axis.setting == VARIANT
+        else position(value)
+        for _, value in axis.values
+    ]
+    return [name for name, _ in axis.values], levels(places)
+
+
+def _value_of(config: RunConfig, dotted: str) -> Any:
+    value: Any = config
+    for part in dotted.split("."):
+        value = getattr(value, part, None)
+    return value
+
+
 def _value_name(setting: str, value: Any) -> str:
     """A value's own text, where it is short enough to stand in a table."""
     if isinstance(value, bool):
@@ -303,38 +294,9 @@ def _value_name(setting: str, value: Any) -> str:
     )
 
 
-def _seeds(given: Any) -> tuple[int, ...]:
-    seeds = tuple(range(given)) if isinstance(given, int) else tuple(given) if isinstance(given, list) else ()
-    if not seeds or not all(isinstance(seed, int) and 0 <= seed < 2**32 for seed in seeds):
-        raise ConfigError(f"seeds takes a number of seeds from 1, or a list of seeds. Got {given!r}.")
-    if len(set(seeds)) < len(seeds):
-        raise ConfigError(f"seeds holds a seed twice: {given!r}.")
-    return seeds
-
-
-def _with_whole_path(config: RunConfig) -> RunConfig:
-    """The same settings from wherever they are used."""
-    if not config.data.source:
-        return config
-    return config.replace({"data.source": str(Path(config.data.source).expanduser().absolute())})
-
-
 def _folder_name(words: str) -> str:
     """A name that every file system takes; what had to change or was too long is told apart by a hash."""
     plain = re.sub(r"[^\w.,=+-]", "_", words)
     if plain == words and len(plain) <= _LONGEST_FOLDER:
         return plain
     return f"{plain[:_LONGEST_FOLDER]}-{hashlib.sha256(words.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
-
-
-def _first_mistake(error: ValidationError) -> str:
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"] if part not in ("int", "list[int]"))
-    if first["type"] == "missing":
-        return f"a study needs {name}."
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(_StudyFile.model_fields)
-        return f"there is no {name} in a study. There are: {known}; settings of the runs stand under [base]."
-    if first["type"] == "literal_error":
-        return f"{name} must be one of {', '.join(get_args(Kind))}. Got {first['input']!r}."
-    return f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}. Got {first['input']!r}."

@@ -1,39 +1,30 @@
-"""Doing a study: every run once, resumable at any moment, with the table up to date after each of them.
-
-The study's directory::
-
-    study.toml       what was asked for; `tintype study` repeats it
-    study.json       the table, for programs        study.csv   the same for spreadsheets
-    report.html      the table with figures, one self-contained file
-    requests/        the settings that each run was asked for, before anything was chosen
-    runs/            a run directory for each point and seed
-"""
+"""Doing a study: every run once, resumable at any moment, with the table up to date after each of them."""
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import platform
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from tintype.config import RunConfig, load_config
-from tintype.errors import NonFiniteError, RunError, RunInterrupted, TintypeError
+from tintype.config import RunConfig
+from tintype.errors import ConfigError, NonFiniteError, RunError, RunInterrupted, TintypeError
+from tintype.records import to_plain
 from tintype.report import text
 from tintype.report.study import write_study_report
 from tintype.report.studyfile import STUDY_FILE, RunRow, RunState, StudyTable, read_study_table, write_study_table
-from tintype.run import resume_run, start_run
 from tintype.rundir import RunDir, write_text
+from tintype.studies.folder import StudyFolder
+from tintype.studies.jobs import Ended, Task, run_side_by_side
+from tintype.studies.one import make_run
+from tintype.studies.order import relative_costs, seconds_by_cost
 from tintype.studies.outcome import Outcome, read_outcome
 from tintype.studies.plan import Request, Study, models_study, slug
-from tintype.studies.table import make_table, write_study_csv
+from tintype.studies.range_test import run_range_test
+from tintype.studies.table import make_table, with_learning_curve, write_study_csv
 from tintype.watch import Watch
+
+RANGE_TEST = "range_test"
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,7 @@ class StudyResult:
         return self.path / "report.html"
 
 
-def run_study(study: Study, output: Path | None = None, watch: Watch = Watch()) -> StudyResult:
+def run_study(study: Study, output: Path | None = None, watch: Watch = Watch(), *, jobs: int = 1) -> StudyResult:
     """Do every run of a study that is not done yet, and write its table and report.
 
     A run that fails is recorded with its reason, and the study goes on. One whose loss was not finite has failed for
@@ -64,28 +55,35 @@ def run_study(study: Study, output: Path | None = None, watch: Watch = Watch()) 
         study: What to do.
         output: The study's directory; None for ``runs/NAME``. What stands there of the same study is gone on with.
         watch: Progress, messages and stopping.
+        jobs: Runs at a time. With more than one each is a process of its own with an equal share of the cores.
 
     Raises:
+        ConfigError: ``jobs`` is no number from 1, or times are to be measured and it is more than 1.
         RunError: The directory holds something else, or runs with other settings; or no run at all succeeded.
         RunInterrupted: ``watch.should_stop`` said so, or Ctrl-C was pressed; the same command goes on.
     """
-    folder = output if output is not None else Path("runs") / slug(f"{study.name} quick" if study.quick else study.name)
-    requests = study.requests()
-    _refuse_what_is_not_ours(folder, requests)
-    with _only_one_process(folder):
-        work = _Work(study, folder, requests, watch)
+    if jobs < 1:
+        raise ConfigError(f"jobs must be a number from 1. Got {jobs}.")
+    if jobs > 1 and study.kind == "devices":
+        raise ConfigError("a study of devices measures times, so its runs are made one after another. Take --jobs out.")
+    path = output if output is not None else Path("runs") / slug(f"{study.name} quick" if study.quick else study.name)
+    folder, requests = StudyFolder(path), study.requests()
+    assigned = folder.assign(requests)
+    folder.refuse_strangers(requests, assigned)
+    with folder.only_one_process():
+        work = _Work(study, folder, requests, assigned, watch, jobs)
         work.recall()
         try:
             work.do_all()
         except (RunInterrupted, KeyboardInterrupt):
             work.close("interrupted")
-            done = f"{len(work.outcomes)} of {text.plural(len(requests), 'run')} finished"
-            raise RunInterrupted(f"stopped with {done}. The same command goes on with {folder}.") from None
+            done = f"{len(work.outcomes)} of {text.plural(len(work.tasks), 'run')} finished"
+            raise RunInterrupted(f"stopped with {done}. The same command goes on with {path}.") from None
         table = work.close()
     if not work.outcomes:
         reason = next(run.reason for run in table.runs if run.reason)
-        raise RunError(f"none of {text.plural(len(requests), 'run')} succeeded; the first failed: {reason}")
-    return StudyResult(folder, table)
+        raise RunError(f"none of {text.plural(len(work.tasks), 'run')} succeeded; the first failed: {reason}")
+    return StudyResult(path, table)
 
 
 def compare_settings(
@@ -108,185 +106,170 @@ def compare_settings(
 
 @dataclass
 class _Work:
-    """The state of a study that is being done."""
+    """The state of a study that is being done.
+
+    Attributes:
+        assigned: Name of each request to the name of the run that answers it.
+        outcomes: Name of each finished run to what it contributed.
+        failures: Name of each failed run to how and why.
+        current: Names of the runs under way.
+        jobs_of: Name of each run to how many were made at a time with it.
+        tasks: Name of each run to the first request that it answers, in the order of work.
+    """
 
     study: Study
-    folder: Path
+    folder: StudyFolder
     requests: tuple[Request, ...]
+    assigned: Mapping[str, str]
     watch: Watch
+    jobs: int = 1
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     failures: dict[str, tuple[RunState, str]] = field(default_factory=dict)
-    current: str = ""
+    current: set[str] = field(default_factory=set)
+    jobs_of: dict[str, int] = field(default_factory=dict)
+    range_test: dict[str, Any] | None = None
+    tasks: dict[str, Request] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tasks = {}
+        for request in self.requests:
+            self.tasks.setdefault(self.assigned[request.name], request)
 
     def recall(self) -> None:
         """Take up what earlier calls have done."""
-        before = read_study_table(self.folder).runs if (self.folder / STUDY_FILE).is_file() else ()
+        before = read_study_table(self.folder.path).runs if (self.folder.path / STUDY_FILE).is_file() else ()
         reasons = {run.name: run.reason for run in before if run.state == "diverged"}
-        for request in self.requests:
-            if RunDir(self.folder / "runs" / request.name).is_complete:
-                self.outcomes[request.name] = read_outcome(RunDir(self.folder / "runs" / request.name))
-            elif request.name in reasons and self._is_asked_for_again(request):
-                self.failures[request.name] = ("diverged", reasons[request.name])
-        write_text(self.folder / "study.toml", self.study.to_toml())
+        self.jobs_of = {run.name: run.jobs for run in before}
+        for name, request in self.tasks.items():
+            if self.folder.run(name).is_complete:
+                self.outcomes[name] = read_outcome(self.folder.run(name))
+            elif name in reasons and self.folder.was_asked_for(name, request.config):
+                self.failures[name] = ("diverged", reasons[name])
+        write_text(self.folder.path / "study.toml", self.study.to_toml())
         if self.outcomes:
-            found = f"{len(self.outcomes)} of {text.plural(len(self.requests), 'run')}"
-            self.watch.on_message(f"{found} finished already in {self.folder}")
+            found = f"{len(self.outcomes)} of {text.plural(len(self.tasks), 'run')}"
+            self.watch.on_message(f"{found} finished already in {self.folder.path}")
 
     def do_all(self) -> None:
         """Do what is left."""
-        total = len(self.requests)
         self._save()
-        for number, request in enumerate(self.requests, 1):
-            run_dir = RunDir(self.folder / "runs" / request.name)
-            if request.name in self.failures or (request.name in self.outcomes and (run_dir / "report.html").exists()):
-                continue
+        if self.study.kind == "learning rate" and self.study.range_test:
+            self._test_range()
+        left = [name for name in self.tasks if not self._is_done(name)]
+        if self.jobs > 1 and len(left) > 1:
+            tasks = [Task(name, self.tasks[name].config) for name in left]
+            run_side_by_side(tasks, self.folder, min(self.jobs, len(left)), self.watch, self._begin, self._end)
+            return
+        self.jobs = 1
+        for name in left:
             if self.watch.should_stop():
                 raise RunInterrupted("stopped.")
-            left = self._seconds_left()
-            time_left = "" if left is None else f", about {text.duration(left)} left for all".replace(text.NBSP, " ")
-            what = f"{request.point}, seed {request.seed}"
-            self.watch.on_message(f"run {number} of {total}: {what}{time_left}")
-            self.current = request.name
-            try:
-                _do(request, self.folder, self.watch)
-            except RunInterrupted:
-                raise
-            except TintypeError as error:
-                state: RunState = "diverged" if isinstance(error, NonFiniteError) else "failed"
-                self.failures[request.name] = (state, str(error))
-                self.watch.on_message(f"{what} failed: {error}")
-            else:
-                outcome = self.outcomes[request.name] = read_outcome(run_dir)
-                images = len(outcome.answers.images)
-                right = text.percent(outcome.accuracy, images).replace(text.NBSP, " ")
-                self.watch.on_message(f"{what}: {right} of {images:,} {outcome.split} images right")
-            self.current = ""
-            self._save()
+            self._begin(name)
+            self._end(self._make(name))
 
     def close(self, state: RunState = "waiting") -> StudyTable:
         """Write the table and the report as things stand.
 
         Args:
-            state: Of the run that was under way.
+            state: Of the runs that were under way.
         """
-        table = self._save(state)
-        write_study_report(self.folder)
+        table = self._save(state, is_last=True)
+        write_study_report(self.folder.path)
         return table
 
-    def _save(self, state: RunState = "waiting") -> StudyTable:
-        table = make_table(self.study, [self._row(request, state) for request in self.requests], self.outcomes)
-        write_study_table(self.folder, table)
-        write_study_csv(self.folder / "study.csv", table)
+    def _is_done(self, name: str) -> bool:
+        has_report = (self.folder.run(name) / "report.html").exists()
+        return name in self.failures or (name in self.outcomes and has_report)
+
+    def _begin(self, name: str) -> None:
+        """Say which run begins, and how long the rest will take."""
+        number = list(self.tasks).index(name) + 1
+        left = self._seconds_left()
+        time_left = "" if left is None else f", about {text.duration(left)} left for all".replace(text.NBSP, " ")
+        self.watch.on_message(f"run {number} of {len(self.tasks)}: {self._words(name)}{time_left}")
+        self.current.add(name)
+        self.jobs_of[name] = max(self.jobs, self.jobs_of.get(name, 1))
+
+    def _make(self, name: str) -> Ended:
+        """A run in this process."""
+        request = self.tasks[name]
+        try:
+            make_run(request.config, self.folder.prepare(name, request.config), self.watch)
+        except RunInterrupted:
+            raise
+        except TintypeError as error:
+            return Ended(name, "diverged" if isinstance(error, NonFiniteError) else "failed", str(error))
+        return Ended(name, "finished")
+
+    def _end(self, ended: Ended) -> None:
+        """Take in how a run ended."""
+        name, what = ended.name, self._words(ended.name)
+        if ended.state == "finished":
+            outcome = self.outcomes[name] = read_outcome(self.folder.run(name))
+            images = len(outcome.answers.images)
+            right = text.percent(outcome.accuracy, images).replace(text.NBSP, " ")
+            self.watch.on_message(f"{what}: {right} of {images:,} {outcome.split} images right")
+        else:
+            self.failures[name] = (ended.state, ended.reason)
+            self.watch.on_message(f"{what} failed: {ended.reason}")
+        self.current.discard(name)
+        self._save()
+
+    def _words(self, name: str) -> str:
+        return f"{self.tasks[name].point}, seed {self.tasks[name].seed}"
+
+    def _test_range(self) -> None:
+        """Try which learning rates are worth a run, unless that has been done for these settings."""
+        config = self.study.config_of(self.study.reference, self.study.seeds[0])
+        kept = RunDir(self.folder.path)
+        if (kept / f"{RANGE_TEST}.json").is_file() and self.folder.was_asked_for(RANGE_TEST, config):
+            self.range_test = kept.read_json(f"{RANGE_TEST}.json")
+            return
+        self.watch.on_message("range test: a short training with a rising learning rate")
+        try:
+            found = run_range_test(config, self.watch)
+        except RunInterrupted:
+            raise
+        except TintypeError as error:  # the runs themselves may do well, or fail for the same reason
+            self.watch.on_message(f"the range test failed: {error}")
+            return
+        self.range_test = to_plain(found)
+        kept.write_json(f"{RANGE_TEST}.json", self.range_test)
+        write_text(self.folder.request_file(RANGE_TEST), config.to_toml())
+
+    def _save(self, state: RunState = "waiting", *, is_last: bool = False) -> StudyTable:
+        rows = [self._row(request, state) for request in self.requests]
+        table = make_table(self.study, rows, self.outcomes, range_test=self.range_test, with_groups=is_last)
+        if is_last:
+            table = with_learning_curve(table)
+        write_study_table(self.folder.path, table)
+        write_study_csv(self.folder.path / "study.csv", table)
         return table
 
     def _row(self, request: Request, current: RunState) -> RunRow:
-        name, point, seed = request.name, request.point, request.seed
+        name = self.assigned[request.name]
+        row = RunRow(name, request.point, request.seed, "waiting", jobs=self.jobs_of.get(name, 1))
         if name in self.outcomes:
             done = self.outcomes[name]
-            return RunRow(name, point, seed, "finished", "", done.accuracy, done.loss, done.seconds)
+            return replace(row, state="finished", accuracy=done.accuracy, loss=done.loss, seconds=done.seconds)
         if name in self.failures:
-            return RunRow(name, point, seed, *self.failures[name])
-        return RunRow(name, point, seed, current if name == self.current else "waiting")
+            state, reason = self.failures[name]
+            return replace(row, state=state, reason=reason)
+        return replace(row, state=current) if name in self.current else row
 
     def _seconds_left(self) -> float | None:
-        """From the finished runs: those of the same point where there are any, else of all."""
+        """From the finished runs: those of the same point where there are any, else of others by what they cost."""
         known = {name: item.seconds for name, item in self.outcomes.items() if item.seconds is not None}
         if not known:
             return None
+        costs = relative_costs({name: request.config for name, request in self.tasks.items()})
         by_point: dict[str, list[float]] = {}
-        for request in self.requests:
-            if request.name in known:
-                by_point.setdefault(request.point, []).append(known[request.name])
+        for name, seconds in known.items():
+            by_point.setdefault(self.tasks[name].point, []).append(seconds)
+        guess = seconds_by_cost([costs[name] for name in known], list(known.values()))
         left = 0.0
-        for request in self.requests:
-            if request.name not in self.outcomes and request.name not in self.failures:
-                like = by_point.get(request.point, list(known.values()))
-                left += sum(like) / len(like)
-        return left
-
-    def _is_asked_for_again(self, request: Request) -> bool:
-        file = _request_file(self.folder, request)
-        return file.is_file() and load_config(file) == request.config
-
-
-def _do(request: Request, folder: Path, watch: Watch) -> None:
-    """Start a run, or go on with it."""
-    path = folder / "runs" / request.name
-    # Hundreds of epochs would bury what the study has to say; every run has them in its own report.
-    quiet = Watch(on_progress=watch.on_progress, should_stop=watch.should_stop)
-    _forget_peak_memory()
-    if (path / "config.toml").is_file():
-        resume_run(path, quiet)
-        return
-    if path.exists():
-        shutil.rmtree(path)  # killed before it had begun to train; _refuse_what_is_not_ours knows it is ours
-    write_text(_request_file(folder, request), request.config.to_toml())
-    start_run(request.config, path, quiet)
-
-
-def _request_file(folder: Path, request: Request) -> Path:
-    return folder / "requests" / f"{request.name}.toml"
-
-
-def _refuse_what_is_not_ours(folder: Path, requests: Sequence[Request]) -> None:
-    """Raise before any work where runs of other settings, or somebody's other files, stand in the way."""
-    if not folder.exists():
-        return
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / "study.toml").is_file()):
-        raise RunError(f"{folder} exists already and is not a study's directory. Choose another one with -o.")
-    for request in requests:
-        run, file = folder / "runs" / request.name, _request_file(folder, request)
-        if not run.exists():
-            continue
-        if not file.is_file():
-            raise RunError(f"{run} was not made by this study. Move it away, or choose another directory with -o.")
-        asked_for = load_config(file)
-        if asked_for != request.config:
-            setting, then, now = _first_difference(asked_for, request.config)
-            raise RunError(
-                f"{run} was made with {setting} = {then}, and now it is {now}: one table would mix the two. "
-                "Choose another directory with -o, or delete this one."
-            )
-
-
-def _first_difference(one: RunConfig, other: RunConfig) -> tuple[str, Any, Any]:
-    then, now = (_dotted(config.model_dump()) for config in (one, other))
-    setting = next(name for name in {**then, **now} if then.get(name) != now.get(name))
-    return setting, then.get(setting), now.get(setting)
-
-
-def _dotted(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= _dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
-
-
-@contextmanager
-def _only_one_process(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder} cannot be made: {error.strerror}. Choose another directory with -o.") from None
-    lock = filelock.FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise RunError(f"another process is at work on {folder}. Wait for it, or choose another with -o.") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _forget_peak_memory() -> None:
-    """Let the system measure the peak memory of the next run, not of all before it.
-
-    On Linux freed memory is handed back and the counter set back. Elsewhere a run shows the largest peak so far.
-    """
-    if platform.system() != "Linux":
-        return
-    gc.collect()
-    with suppress(OSError, AttributeError):  # a libc without malloc_trim, a system that protects the counter
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        for name, request in self.tasks.items():
+            if name not in self.outcomes and name not in self.failures:
+                like = by_point.get(request.point)
+                left += sum(like) / len(like) if like else guess(costs[name])
+        return left / min(self.jobs, len(self.tasks))

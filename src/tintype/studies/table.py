@@ -3,53 +3,65 @@
 ``study.csv`` has a row for each point: its label, a column for each axis under the setting's label, then ``seeds``
 (finished runs), ``failed``, ``images``, ``accuracy`` with ``_low``, ``_high`` (95 % interval for other images and other
 seeds) and ``_minimum``, ``_maximum``, ``_deviation`` (over the seeds), ``loss`` with ``_low`` and ``_high``, the
-parameters and costs of :class:`tintype.report.studyfile.PointRow`, and ``difference`` to the reference with ``_low``,
-``_high``, ``p``, ``adjusted_p`` and ``verdict``. What is not known is empty.
+parameters and costs of :class:`tintype.report.studyfile.PointRow`, ``difference`` to the reference with ``_low``,
+``_high``, ``p``, ``adjusted_p`` and ``verdict``, then ``changes``, ``groups`` (numbers, from 1, of the groups of points
+that cannot be told apart from each other; separated by blanks), ``train_images``, ``train_accuracy`` with ``_low`` and
+``_high``, ``device`` and ``speed_up``. What is not known is empty.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tintype.errors import DataError
-from tintype.evaluation.compare import (
-    Comparison,
-    accuracy_over_seeds,
-    compare_accuracy,
-    loss_over_seeds,
-    require_same_images,
-)
-from tintype.report.studyfile import STUDY_FORMAT, AxisRow, Difference, PointRow, RunRow, StudyTable
+from tintype.evaluation.compare import SIGNIFICANT, Comparison, compare_accuracy, require_same_images
+from tintype.evaluation.groups import indistinguishable_groups
+from tintype.evaluation.power_law import fit_learning_curve
+from tintype.records import to_plain
+from tintype.report.studyfile import STUDY_FORMAT, AxisRow, Difference, RunRow, StudyTable
 from tintype.rundir import write_text
 from tintype.studies.outcome import Outcome
 from tintype.studies.plan import Point, Study
+from tintype.studies.points import COSTS, point_row, with_speed_up
+from tintype.studies.remarks import remarks_on
 
-FEW_SEEDS = 3
-"""With fewer seeds than this, their spread is hardly known."""
-
-_COSTS = ("seconds_per_epoch", "seconds_per_step", "images_per_second", "training_seconds", "peak_memory_mb")
+LEAST_SIZES = 4
+"""With fewer sizes of the data than this no learning curve is fitted: its law alone has three unknowns."""
 
 
-def make_table(study: Study, runs: Sequence[RunRow], outcomes: Mapping[str, Outcome]) -> StudyTable:
+def make_table(
+    study: Study,
+    runs: Sequence[RunRow],
+    outcomes: Mapping[str, Outcome],
+    *,
+    range_test: dict[str, Any] | None = None,
+    with_groups: bool = True,
+) -> StudyTable:
     """Put the table together from what has finished so far.
 
     Args:
         study: What was asked for.
         runs: How every run stands.
         outcomes: Name of each finished run to what it contributed.
+        range_test: The learning-rate range test, where the study began with one.
+        with_groups: Compare every pair of points too, which takes a while where there are many.
     """
     points = study.points()
     by_point = {point.label: _outcomes_of(point, runs, outcomes) for point in points}
-    rows = [_point_row(point, runs, by_point[point.label]) for point in points]
-    reference = points[0].label
-    comparisons, remarks = _compare(reference, {label: found for label, found in by_point.items() if found})
+    rows = [point_row(point, study.changes_of(point), _failed(point, runs), by_point[point.label]) for point in points]
+    reference = study.reference.label
+    measured_points = {label: found for label, found in by_point.items() if found}
+    comparisons, remarks = _compare(reference, measured_points)
     rows = [replace(row, difference=comparisons.get(row.label)) for row in rows]
+    if study.kind == "devices":
+        rows = [with_speed_up(row, next(item for item in rows if item.label == reference)) for row in rows]
     measured = [row for row in rows if row.accuracy is not None]
     best = max(measured, key=lambda row: row.accuracy.value if row.accuracy else 0.0).label if measured else ""
     first = next(iter(outcomes.values()), None)
@@ -66,21 +78,38 @@ def make_table(study: Study, runs: Sequence[RunRow], outcomes: Mapping[str, Outc
         seeds=study.seeds,
         points=tuple(rows),
         runs=tuple(runs),
-        remarks=(*remarks, *_remarks(study, rows, best, list(outcomes.values()))),
+        remarks=(*remarks, *remarks_on(study, rows, best, runs, outcomes)),
+        groups=_groups(measured_points) if with_groups and study.kind != "data size" else (),
+        range_test=range_test,
     )
+
+
+def with_learning_curve(table: StudyTable) -> StudyTable:
+    """The table of a study of the data's size with the law that its errors follow, where enough sizes have finished.
+
+    Only where the size alone varies: two networks have two curves.
+    """
+    sizes = {row.train_images: row for row in table.finished if row.train_images}
+    if table.kind != "data size" or len(table.axes) > 1 or len(sizes) < LEAST_SIZES:
+        return table
+    ordered = sorted(sizes)
+    errors = [[1 - accuracy for accuracy in sizes[size].accuracy_by_seed] for size in ordered]
+    return replace(table, law=to_plain(fit_learning_curve(ordered, errors, table.images)))
 
 
 def write_study_csv(path: Path, table: StudyTable) -> None:
     """Write ``study.csv`` atomically."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
-    costs = ("total_parameters", "trainable_parameters", "epochs", *_COSTS)
+    costs = ("total_parameters", "trainable_parameters", "epochs", *COSTS)
     writer.writerow(
         [
             "point", *(axis.label for axis in table.axes), "seeds", "failed", "images",
             "accuracy", "accuracy_low", "accuracy_high", "accuracy_minimum", "accuracy_maximum", "accuracy_deviation",
             "loss", "loss_low", "loss_high", *costs,
             "difference", "difference_low", "difference_high", "p", "adjusted_p", "verdict",
+            "changes", "groups", "train_images", "train_accuracy", "train_accuracy_low", "train_accuracy_high",
+            "device", "speed_up",
         ]
     )  # fmt: skip
     for row in table.points:
@@ -96,6 +125,11 @@ def write_study_csv(path: Path, table: StudyTable) -> None:
             cells += [difference.p, difference.adjusted_p, difference.verdict]
         else:
             cells += [""] * 6
+        groups = [str(number) for number, group in enumerate(table.groups, 1) if row.label in group]
+        training = row.train_accuracy
+        cells += [row.changes, " ".join(groups), row.train_images]
+        cells += [training.value, training.low, training.high] if training else [""] * 3
+        cells += [row.device, row.speed_up]
         writer.writerow(["" if cell is None else f"{cell:.7g}" if isinstance(cell, float) else cell for cell in cells])
     write_text(path, buffer.getvalue())
 
@@ -105,26 +139,23 @@ def _outcomes_of(point: Point, runs: Sequence[RunRow], outcomes: Mapping[str, Ou
     return {run.seed: outcomes[run.name] for run in runs if run.point == point.label and run.name in outcomes}
 
 
-def _point_row(point: Point, runs: Sequence[RunRow], found: Mapping[int, Outcome]) -> PointRow:
-    failed = sum(run.point == point.label and run.state in ("failed", "diverged") for run in runs)
-    row = PointRow(point.label, point.names, point.settings, tuple(found), failed)
-    outcomes = list(found.values())
-    if not outcomes:
-        return row
-    answers = [item.answers for item in outcomes]
-    accuracies = tuple(item.accuracy for item in outcomes)
-    costs: dict[str, Any] = {name: _median([getattr(item, name) for item in outcomes]) for name in ("epochs", *_COSTS)}
-    return replace(
-        row,
-        accuracy=accuracy_over_seeds(answers),
-        accuracy_by_seed=accuracies,
-        accuracy_deviation=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-        loss=loss_over_seeds(answers),
-        loss_by_seed=tuple(item.loss for item in outcomes),
-        total_parameters=outcomes[0].total_parameters,
-        trainable_parameters=outcomes[0].trainable_parameters,
-        **costs,
-    )
+def _failed(point: Point, runs: Sequence[RunRow]) -> int:
+    return sum(run.point == point.label and run.state in ("failed", "diverged") for run in runs)
+
+
+def _groups(found: Mapping[str, Mapping[int, Outcome]]) -> tuple[tuple[str, ...], ...]:
+    """Points that cannot be told apart, of those that were judged on the same images as most."""
+    answers = {label: [item.answers for item in outcomes.values()] for label, outcomes in found.items()}
+    images = [items[0].images for items in answers.values()]
+    if not images:
+        return ()
+    usual = max(images, key=images.count)
+    same = {
+        label: np.stack([item.is_right for item in items])
+        for label, items in answers.items()
+        if items[0].images == usual
+    }
+    return indistinguishable_groups(same, SIGNIFICANT) if len(same) > 1 else ()
 
 
 def _compare(
@@ -150,36 +181,3 @@ def _difference(item: Comparison) -> Difference:
     return Difference(
         shown.value, shown.low, shown.high, shown.n, item.p, item.adjusted_p, item.verdict, item.covers_seeds
     )
-
-
-def _remarks(study: Study, rows: Sequence[PointRow], best: str, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
-    """What keeps the table from being taken for more than it is."""
-    if not outcomes:
-        return ()
-    found = []
-    if study.quick:
-        found.append("This is the quick form of the study, made to see that all works; do not quote its figures.")
-    if len(study.seeds) == 1:
-        found.append(
-            "Each point was trained once. How much accuracy changes from seed to seed is not known, so intervals and "
-            "differences hold for these networks, not for their settings. Three seeds or more can say that."
-        )
-    elif len(study.seeds) < FEW_SEEDS:
-        found.append(
-            "Two seeds hardly tell how much accuracy changes from seed to seed: only large differences are told apart."
-        )
-    if len(rows) > 2 and best:
-        found.append(
-            f"The best of {len(rows)} was chosen on the images that it is quoted for, so its accuracy is a little too "
-            "high; a new test set would show how much."
-        )
-    if len({item.machine for item in outcomes}) > 1:
-        found.append("The runs were made on different machines, so their times cannot be compared.")
-    if len({item.made_by for item in outcomes}) > 1:
-        found.append("The runs were made by different versions of tintype; what changed between them may show here.")
-    return tuple(found)
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None

@@ -69,6 +69,7 @@ def fit(
     runtime: Runtime,
     *,
     checkpoint: Path | None = None,
+    start: EpochRecord | None = None,
     on_epoch: Callable[[EpochRecord], None] = lambda _: None,
     on_progress: OnProgress = silent,
     should_stop: Callable[[], bool] = lambda: False,
@@ -83,6 +84,7 @@ def fit(
         augment: Every number chosen.
         runtime: Device, threads, precision and seed.
         checkpoint: Where to save; what lies there already is resumed.
+        start: What the network reached before; its weights are kept, as epoch 0, until an epoch is as good.
         on_epoch: Called with each epoch's record.
         on_progress: Called after each step.
         should_stop: Asked after each step; True saves a checkpoint and raises.
@@ -92,8 +94,10 @@ def fit(
         RunInterrupted: ``should_stop`` said so.
     """
     assert config.epochs is not None
-    loop = _Loop(network, cache, split, config, augment, runtime, checkpoint)
+    loop = TrainingLoop(network, cache, split, config, augment, runtime, checkpoint)
     loop.resume()
+    if start is not None:
+        loop.begin_with(start)
     stopped_early = False
     while loop.progress.epoch < config.epochs and not stopped_early:
         record = loop.run_epoch(on_progress, should_stop)
@@ -110,7 +114,7 @@ def steps_in_epoch(config: FitConfig, images: int) -> int:
 
 
 @dataclass
-class _Loop:
+class TrainingLoop:
     """The state of one run of the loop."""
 
     network: Network
@@ -147,6 +151,13 @@ class _Loop:
         if self.checkpoint is not None and self.checkpoint.exists():
             average = self.average.network if self.average else None
             self.progress, self.best = load_checkpoint(self.checkpoint, self.network, self.optimizer, average)
+
+    def begin_with(self, start: EpochRecord) -> None:
+        """Let the weights as they are compete for the best ones, unless a checkpoint has gone on from them."""
+        if self.best is not None or self.config.keep == "last" or start.validation_accuracy is None:
+            return
+        self.progress.best_epoch, self.progress.best_score = -1, monitored(self.config, start)
+        self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
 
     def run_epoch(self, on_progress: OnProgress, should_stop: Callable[[], bool]) -> EpochRecord:
         """Train from where the epoch stands to its end, then validate."""

@@ -95,6 +95,8 @@ class LogisticHead:
         penalty: The chosen one.
         trials: Every penalty that was tried, from strong to weak.
         folds: Folds of the cross-validation that chose it; 0 where the validation rows did.
+        held_out: (R, C) logits of each training row with the chosen penalty, when its fold was held out; None without
+            cross-validation.
     """
 
     weight: Tensor
@@ -102,6 +104,7 @@ class LogisticHead:
     penalty: float
     trials: tuple[LogisticTrial, ...]
     folds: int
+    held_out: Tensor | None = None
 
     @property
     def chosen(self) -> LogisticTrial:
@@ -165,7 +168,7 @@ def fit_logistic(
             break
     penalty, weight_FC, bias_C = choice.finish()
     weight, bias = scaling.fold(weight_FC, bias_C)
-    return LogisticHead(weight, bias, penalty, tuple(choice.trials), choice.folds)
+    return LogisticHead(weight, bias, penalty, tuple(choice.trials), choice.folds, choice.held_out)
 
 
 class _Choice:
@@ -202,6 +205,7 @@ class _Choice:
         self.problems = self._make(seen_RP * self.weights_R[:, None])
         self.trials: list[LogisticTrial] = []
         self.best: int | None = None
+        self.held_out: Tensor | None = None
         self._best_score = math.inf
         self._last = self._best_weights = self.problems.zeros()
 
@@ -218,6 +222,8 @@ class _Choice:
         trial = self._judge(solution, penalty, started)
         if trial.score is not None and trial.score < self._best_score:
             self.best, self._best_score, self._best_weights = len(self.trials), trial.score, self._last
+            if self.folds:
+                self.held_out = solution.logits[torch.arange(len(self.fold_R), device=self.fold_R.device), self.fold_R]
         self.trials.append(trial)
 
     def _judge(self, solution: Solution, penalty: float, started: float) -> LogisticTrial:

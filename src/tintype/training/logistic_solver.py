@@ -69,13 +69,22 @@ def principal_axes(rows_RF: Tensor) -> Axes:
         return Axes(rows_RF, rows_RF.square().mean(0), lambda weight_FC: weight_FC)
     by_feature = features <= rows
     gram = (rows_RF.T @ rows_RF if by_feature else rows_RF @ rows_RF.T) / rows
-    variances, vectors = torch.linalg.eigh(gram)
+    variances, vectors = _eigh(gram)
     kept = variances > LEAST_VARIANCE * variances[-1].clamp_min(torch.finfo(variances.dtype).tiny)
     variances_D, vectors = variances[kept], vectors[:, kept]
     if by_feature:
         return Axes(rows_RF @ vectors, variances_D, lambda weight_DC: vectors @ weight_DC)
     sizes_D = (variances_D * rows).sqrt()
     return Axes(vectors * sizes_D, variances_D, lambda weight_DC: rows_RF.T @ (vectors / sizes_D @ weight_DC))
+
+
+def _eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors; in fp64 where fp32 does not converge, as with many features that are equal."""
+    try:
+        variances, vectors = torch.linalg.eigh(gram)
+    except RuntimeError:  # torch.linalg.LinAlgError, which is not exported to type checkers
+        variances, vectors = (part.to(gram.dtype) for part in torch.linalg.eigh(gram.double()))
+    return variances, vectors
 
 
 @dataclass(frozen=True)
