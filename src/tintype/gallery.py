@@ -15,7 +15,7 @@ from PIL import Image
 from tintype.config import AugmentConfig
 from tintype.data.augment import augment_numpy, draw_warps
 from tintype.data.cache import ImageCache
-from tintype.evaluation.attention import NoMap, attention_maps
+from tintype.evaluation.attention import NoMap, attention_maps, find_place
 from tintype.evaluation.overlay import overlay
 from tintype.models.network import Network
 from tintype.records import GalleryGroup, GalleryImage, Predictions
@@ -25,6 +25,10 @@ MISTAKES = 24
 AUGMENTED = 12
 THUMBNAIL = 160
 """Longest side in pixels; keeps a report with photos well under 3 MB."""
+
+MAPPED_AT_ONCE = 2
+"""Images whose maps are made together. A network that has not run yet in this process takes 0.18 s for 12 images in
+pairs and 0.7 s at once (MobileNetV2, 224 px, two cores): fresh memory for 12 images costs more than the arithmetic."""
 
 LOSSLESS_SIDE = 64
 """Images up to this size are kept exactly, as PNG."""
@@ -94,9 +98,18 @@ def _maps(
 ) -> NDArray[np.float32] | None:
     """Where the network looked for its answers, None for a network that has no map."""
     images_NCHW = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2).to(network.mean.device)
+    maps: list[NDArray[np.float32]] = []
     with runtime.autocast() if runtime is not None else nullcontext():
-        maps_Nhw = attention_maps(network, images_NCHW, classes_N)
-    return None if isinstance(maps_Nhw, NoMap) else maps_Nhw
+        place = find_place(network, images_NCHW[0])
+        for start in range(0, len(images_NHWC), MAPPED_AT_ONCE):
+            part = slice(start, start + MAPPED_AT_ONCE)
+            if isinstance(place, NoMap):
+                return None
+            maps_Nhw = attention_maps(network, images_NCHW[part], classes_N[part], place)
+            if isinstance(maps_Nhw, NoMap):
+                return None
+            maps.append(maps_Nhw)
+    return np.concatenate(maps)
 
 
 def _gallery_image(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tintype.data.cache import ImageCache
-from tintype.data.duplicates import find_duplicates
+from tintype.data.duplicates import DUPLICATES_VERSION, Duplicates, find_duplicates
 from tintype.data.index import counted, shown
+from tintype.data.kept import kept_figures
 from tintype.data.leakage import Placed, copies_findings
-from tintype.data.likeness import measure
+from tintype.data.likeness import LOOKS_VERSION, Looks, measure
 from tintype.data.oddities import blank_images, mixed_modes, odd_shapes
 from tintype.data.shortcuts import shortcuts
 from tintype.data.split import Split
@@ -55,8 +57,8 @@ def audit(cache: ImageCache, split: Split, on_progress: OnProgress = silent) -> 
     part = np.repeat(np.array([0, 1, 2], dtype=np.int8), [len(rows_of_part) for rows_of_part in parts])
     order = np.argsort(rows, kind="stable")  # in the order of the disk
     rows, part = rows[order], part[order]
-    looks = measure(cache.images, rows, on_progress)
-    copies = find_duplicates(cache.images, rows, cache.content_hash, looks)
+    looks = _looks(cache, rows, on_progress)
+    copies = _copies(cache, rows, looks)
     about_copies, leaked = copies_findings(Placed(cache.index, rows, part), copies)
     findings += [
         *about_copies,
@@ -66,6 +68,32 @@ def audit(cache: ImageCache, split: Split, on_progress: OnProgress = silent) -> 
         *mixed_modes(cache, rows),
     ]
     return Audit(tuple(findings), rows[leaked])
+
+
+def _looks(cache: ImageCache, rows: NDArray[np.int64], on_progress: OnProgress) -> Looks:
+    """What the given images look like; kept of all that can be read, since other splits ask for others of them."""
+
+    def measure_all() -> dict[str, NDArray[np.float32]]:
+        usable = np.flatnonzero(cache.usable)
+        found = measure(cache.images, usable, on_progress)
+        spectrum = np.zeros((len(cache.usable), found.spectrum.shape[1]), np.float32)
+        relief = np.zeros(len(cache.usable), np.float32)
+        spectrum[usable], relief[usable] = found.spectrum, found.relief
+        return {"spectrum": spectrum, "relief": relief}
+
+    kept = kept_figures(cache.fingerprint, f"looks {LOOKS_VERSION}", measure_all)
+    return Looks(kept["spectrum"][rows].astype(np.float32), kept["relief"][rows].astype(np.float32))
+
+
+def _copies(cache: ImageCache, rows: NDArray[np.int64], looks: Looks) -> Duplicates:
+    """The copies among the given images, kept for them."""
+    asked = hashlib.blake2b(rows.tobytes(), digest_size=16).hexdigest()
+    kept = kept_figures(
+        cache.fingerprint,
+        f"copies {DUPLICATES_VERSION}, {LOOKS_VERSION}, {asked}",
+        lambda: asdict(find_duplicates(cache.images, rows, cache.content_hash, looks)),
+    )
+    return Duplicates(**kept)  # type: ignore[arg-type]
 
 
 def _bad_files(cache: ImageCache) -> list[Finding]:

@@ -12,6 +12,7 @@ tests can make it a pair of near-duplicates, and either is meant to err on the s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from tintype.data.likeness import LEAST_CONTRAST, SIDE, Looks, mirror_signs, normalised, upside_down_signs
+from tintype.data.parallel import in_slices
+from tintype.records import silent
 
 MOST_DIFFERENCE = 0.4
 """Largest difference of two pixels of normalised thumbnails of copies, in standard deviations of the image."""
@@ -36,7 +39,10 @@ _SEARCHED_FULLY = 20_000  # images
 _ASKED_AT_ONCE = 50_000
 _MOST_PAIRS = 200_000
 _PAIRS_AT_ONCE = 512
+DUPLICATES_VERSION = 1
+"""Raised whenever other copies would be found among the same images."""
 _SAMPLE = 1000
+_SLICE = 64
 _DETAIL_SIDE = 32
 _DETAIL_BLUR = 2.0
 _MIDDLE_SLACK = np.float32(0.1)
@@ -153,16 +159,17 @@ def _needed_correlation(search: _Search) -> float:
     """How alike the detail of two images must be for them to be copies; above 1 where detail proves nothing."""
     sample = _evenly(len(search.rows), _SAMPLE)
     scores = []
+    ours = _thumbnails(search, sample, SIDE)
     for signs, axis in ((mirror_signs(), 2), (upside_down_signs(), 1)):
         _, neighbours = search.tree.query(search.spectrum[sample] * signs, k=2)
         # The nearest one, unless that is the image itself: a symmetric one.
         other = np.where(neighbours[:, 0] == sample, neighbours[:, 1], neighbours[:, 0])
         pairs = np.stack([sample, other], axis=1)
-        ours, theirs = (_thumbnails(search, pairs[:, side], SIDE) for side in (0, 1))
+        theirs = _thumbnails(search, other, SIDE)
         strangers = pairs[~_pixels_agree(ours, np.flip(theirs, axis))]  # some data do hold mirrored copies
         if len(strangers):
-            ours, theirs = (_detail_thumbnails(search, strangers[:, side]) for side in (0, 1))
-            scores.append(_detail_correlation(ours, np.flip(theirs, axis)))
+            one, two = (_detail_thumbnails(search, strangers[:, side]) for side in (0, 1))
+            scores.append(_detail_correlation(one, np.flip(two, axis)))
     likeness = np.concatenate(scores) if scores else np.ones(1, np.float32)
     most_alike = float(np.quantile(likeness, 0.995))
     if most_alike >= _STRANGERS_ALIKE:
@@ -211,9 +218,20 @@ def _pixels_agree(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDA
 
 def _thumbnails(search: _Search, places: NDArray[np.int64], side: int) -> NDArray[np.float32]:
     """float32, shape (P, side, side, C)."""
-    size = (side, side)
-    small = [cv2.resize(search.images[row], size, interpolation=cv2.INTER_AREA) for row in search.rows[places].tolist()]
-    return np.stack(small).reshape(len(small), side, side, -1).astype(np.float32)
+    distinct, where = np.unique(places, return_inverse=True)
+    rows = search.rows[distinct]
+    small = np.empty((len(rows), side, side, search.images.shape[3]), np.uint8)
+
+    def work(start: int, stop: int, is_stopped: Callable[[], bool]) -> int:
+        if is_stopped():
+            return 0
+        for place in range(start, stop):
+            resized = cv2.resize(search.images[rows[place]], (side, side), interpolation=cv2.INTER_AREA)
+            small[place] = resized.reshape(side, side, -1)
+        return stop - start
+
+    in_slices(len(rows), _SLICE, work, "", silent)
+    return small[where].astype(np.float32)
 
 
 def _grey(images_NHWC: NDArray[np.float32]) -> NDArray[np.float32]:

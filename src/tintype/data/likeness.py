@@ -24,6 +24,8 @@ FREQUENCIES = 4
 """Lowest frequencies of each axis that are kept."""
 LEAST_CONTRAST = 4.0
 """Grey levels; a thumbnail that deviates less is compared as if it deviated this much."""
+LOOKS_VERSION = 1
+"""Raised whenever the same images would be measured differently."""
 _SLICE = 512
 
 

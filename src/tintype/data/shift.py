@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype.data.cache import ImageCache
+from tintype.data.kept import kept_figures
 from tintype.records import Finding, ImageStatistics, Shift
 
 POLARITY_SHARE = 0.8
@@ -20,6 +22,8 @@ MOST_CONTRAST = 1.8
 """Factor between the deviations inside images from which on it is reported."""
 LEAST_SIZE = 0.5
 """Share of the trained images' size below which other images are reported as small."""
+STATISTICS_VERSION = 1
+"""Raised whenever the same images would be measured differently."""
 _SAMPLE = 2000
 _SAMPLE_PIXELS = 25_000_000  # 500 images of 224 px, which take a third of a second
 _LEAST_SAMPLE = 200
@@ -78,7 +82,10 @@ def image_statistics(cache: ImageCache, indices: NDArray[np.int64]) -> ImageStat
     assert len(usable), "no usable image to measure"
     sample = min(_SAMPLE, max(_LEAST_SAMPLE, _SAMPLE_PIXELS // cache.geometry.size**2))
     rows = usable[np.unique(np.linspace(0, len(usable) - 1, min(len(usable), sample)).astype(np.int64))]
-    measured = np.concatenate([_measure(cache.images[part]) for part in _slices(rows)])
+    what = f"statistics {STATISTICS_VERSION}, {hashlib.blake2b(rows.tobytes(), digest_size=16).hexdigest()}"
+    measured = kept_figures(cache.fingerprint, what, lambda: {"measured": _measure_all(cache, rows)})[
+        "measured"
+    ].astype(np.float64)
     mean, deviation, border, centre, color = measured[:, :5].mean(axis=0).tolist()
     polarity = measured[:, 5]
     is_decided = ~np.isnan(polarity)
@@ -97,6 +104,10 @@ def image_statistics(cache: ImageCache, indices: NDArray[np.int64]) -> ImageStat
         height=float(np.median(cache.heights[rows])),
         spread={**spread, "side": float(sides.std())},
     )
+
+
+def _measure_all(cache: ImageCache, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.concatenate([_measure(cache.images[part]) for part in _slices(rows)])
 
 
 def polarity_differs(trained: ImageStatistics, other: ImageStatistics) -> bool:

@@ -28,7 +28,7 @@ STRIP_PLACES = 16
 
 COLOUR_LEVELS, GREY_LEVELS = 6, 32
 SAMPLED_SIDE = 64
-"""A histogram is counted on every so many-th pixel that about this many a side are left."""
+"""Of a larger image every so many-th pixel is looked at that about this many a side are left."""
 
 MOST_TINT = 1.0
 """Mean difference of the channels in grey levels up to which an image is grey: what compression leaves."""
@@ -68,12 +68,10 @@ def histogram(image_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
 
     The root makes the distance of two histograms Hellinger's, which a linear classifier does better with.
     """
-    step = max(1, image_HWC.shape[0] // SAMPLED_SIDE)
-    sampled = np.ascontiguousarray(image_HWC[::step, ::step])
-    channels = sampled.shape[2]
+    height, width, channels = image_HWC.shape
     levels = [GREY_LEVELS] if channels == 1 else [COLOUR_LEVELS] * channels
-    counts = cv2.calcHist([sampled], list(range(channels)), None, levels, [0, 256] * channels)
-    return np.asarray(np.sqrt(counts.ravel() / (sampled.shape[0] * sampled.shape[1])), dtype=np.float32)
+    counts = cv2.calcHist([image_HWC], list(range(channels)), None, levels, [0, 256] * channels)
+    return np.asarray(np.sqrt(counts.ravel() / (height * width)), dtype=np.float32)
 
 
 def blurred(image_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -134,14 +132,19 @@ def see(
         rows: Which images, shape (M,), not empty.
         on_progress: Told how many are done.
     """
-    first = np.ascontiguousarray(images_NHWC[rows[0]])
+    step = max(1, images_NHWC.shape[1] // SAMPLED_SIDE)
+
+    def sampled(row: int) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(images_NHWC[row, ::step, ::step])
+
+    first = sampled(rows[0])
     found = tuple(np.empty((len(rows), len(shortcut.see(first))), np.float32) for shortcut in shortcuts)
 
     def work(start: int, stop: int, is_stopped: Callable[[], bool]) -> int:
         if is_stopped():
             return 0
         for place in range(start, stop):
-            image_HWC = np.ascontiguousarray(images_NHWC[rows[place]])
+            image_HWC = sampled(rows[place])
             for shortcut, features in zip(shortcuts, found, strict=True):
                 features[place] = shortcut.see(image_HWC)
         return stop - start
