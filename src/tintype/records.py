@@ -102,6 +102,13 @@ class Predictions:
         """Most probable class ids, shape (N,)."""
         return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
 
+    @property
+    def surest_mistakes(self) -> NDArray[np.int64]:
+        """Positions of the wrong answers to labelled images, the surest first."""
+        wrong = np.flatnonzero((self.predicted != self.labels) & (self.labels >= 0))
+        confidence = self.probabilities.max(axis=1)
+        return np.asarray(wrong[np.argsort(-confidence[wrong], kind="stable")], dtype=np.int64)
+
     def __len__(self) -> int:
         return len(self.paths)
 

@@ -10,6 +10,7 @@ from tintype.evaluation.stats import wilson_bounds
 from tintype.records import Interval
 from tintype.report import text
 from tintype.report.figures import Chart, Frame, Line, draw_frame, draw_line
+from tintype.report.reading import of_this_version
 from tintype.report.svg import element, join, linear_axis, path
 
 
@@ -30,6 +31,7 @@ class AbstentionView:
     facts: tuple[tuple[str, str], ...]
 
 
+@of_this_version("abstention.json")
 def abstention_view(content: Mapping[str, Any]) -> AbstentionView | None:
     """The section from ``abstention.json``.
 
@@ -39,6 +41,9 @@ def abstention_view(content: Mapping[str, Any]) -> AbstentionView | None:
 
     Returns:
         None where no image was judged.
+
+    Raises:
+        RunError: The file is from another version.
     """
     chosen, test = content.get("chosen") or {}, content.get("test") or {}
     kind, judged = ("test", test) if test.get("curve") else ("validation", chosen)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from tintype.errors import RunError
 from tintype.records import Evaluation, Interval, Shift
 from tintype.report import text
 from tintype.report.comparison import comparison_headline, difference
+from tintype.report.reading import of_this_version
 from tintype.rundir import RunDir
 
 FORMAT = 1
@@ -138,13 +138,11 @@ def assessment_view(folder: RunDir, evaluation: Evaluation | None) -> Assessment
         return None
     content = text.printable(folder.read_json("assessment.json"))
     near = text.printable(folder.read_json("neighbours.json")) if (folder / "neighbours.json").is_file() else {}
-    try:
+    with of_this_version(str(folder.path)):
         shifts = [Shift(**item) for item in content["images"]]
         mistakes = tuple(_mistake(item) for item in near.get("mistakes", ()))
         lead = _lead(near, len(mistakes)) if near else ""
         inverted = int(content["inverted"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{folder.path} is from another version of tintype: {error}.") from None
     return AssessmentView(
         remark=_remark(shifts),
         shifts=tuple(_shift_row(item) for item in shifts),

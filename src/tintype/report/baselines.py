@@ -8,11 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tintype.errors import RunError
 from tintype.evaluation.baselines import MAJORITY, Baseline, Baselines, baselines_of
 from tintype.records import Interval
 from tintype.report import text
 from tintype.report.figures import strip
+from tintype.report.reading import of_this_version
 
 _LABELS = {
     MAJORITY: "Always the class most frequent in training",
@@ -65,12 +65,8 @@ def baselines_view(content: Mapping[str, Any]) -> BaselinesView | None:
     """
     if not content:
         return None
-    try:
+    with of_this_version("baselines.json"):
         found = baselines_of(content)
-    except (KeyError, TypeError) as error:
-        raise RunError(
-            f"baselines.json is from another version of tintype ({type(error).__name__}: {error})."
-        ) from None
     mark = found.rows[0].accuracy.value
     rows = sorted(found.rows, key=lambda row: -row.accuracy.value)
     network = BaselineRow(

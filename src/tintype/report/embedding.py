@@ -22,6 +22,7 @@ from tintype.report.embedding_map import (
     mistake_map,
 )
 from tintype.report.figures import strip
+from tintype.report.reading import of_this_version
 from tintype.report.results import Cell, StripRow, scale_floor, share_cell
 from tintype.rundir import FORMAT_VERSION, RunDir
 
@@ -168,6 +169,7 @@ def _read(folder: RunDir) -> dict[str, Any]:
     return content
 
 
+@of_this_version(EMBEDDING_FILE)
 def _view(content: Mapping[str, Any], pictures: Mapping[str, Any], page: str) -> EmbeddingView:
     shown = {number: item for number, item in pictures.items() if item["media_type"] in _MEDIA_TYPES}
     points = [_point(item, content["split"], shown.get(str(number))) for number, item in enumerate(content["points"])]
@@ -206,14 +208,11 @@ def _view(content: Mapping[str, Any], pictures: Mapping[str, Any], page: str) ->
 
 
 def _point(item: Mapping[str, Any], split: str, picture: Mapping[str, Any] | None) -> Point:
-    try:
-        role: Role = "new" if item["role"] == "new" else "judged" if item["role"] == split else "context"
-        return Point(
-            float(item["x"]), float(item["y"]), role, item["label"], item["predicted"], item["path"],
-            bool(item.get("far", False)), picture,
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{EMBEDDING_FILE} is from another version of tintype: {error}.") from None
+    role: Role = "new" if item["role"] == "new" else "judged" if item["role"] == split else "context"
+    return Point(
+        float(item["x"]), float(item["y"]), role, item["label"], item["predicted"], item["path"],
+        bool(item.get("far", False)), picture,
+    )  # fmt: skip
 
 
 def _title(content: Mapping[str, Any]) -> str:

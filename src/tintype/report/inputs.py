@@ -20,6 +20,7 @@ from tintype.records import (
     ImageStatistics,
     ModelSummary,
 )
+from tintype.report.reading import of_this_version
 from tintype.report.text import printable
 from tintype.rundir import RunDir, sort_findings
 
@@ -236,7 +237,5 @@ def _data(run_dir: RunDir) -> DataSummary | None:
 
 
 def _record(kind: type[T], content: dict[str, Any], name: str) -> T:
-    try:
+    with of_this_version(name):
         return kind(**content)
-    except TypeError as error:
-        raise RunError(f"{name} is from another version of tintype: {error}.") from None

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tintype.errors import RunError
 from tintype.ledger import HANDFUL, selection_bias
 from tintype.report import text
+from tintype.report.reading import of_this_version
 
 _MOST_ROWS = 20
 
@@ -39,7 +39,7 @@ def ledger_view(content: Mapping[str, Any]) -> LedgerView | None:
     """
     if not content:
         return None
-    try:
+    with of_this_version("ledger.json"):
         looks, n = int(content["looks"]), int(content["n"])
         rows = tuple(
             (
@@ -51,8 +51,6 @@ def ledger_view(content: Mapping[str, Any]) -> LedgerView | None:
             for row in reversed(content["known"])
         )
         lead = _lead(looks, n, float(content["accuracy"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"ledger.json is from another version of tintype ({type(error).__name__}: {error}).") from None
     return LedgerView(lead, rows[:_MOST_ROWS], max(0, len(rows) - _MOST_ROWS))
 
 

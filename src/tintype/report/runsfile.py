@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tintype.errors import RunError
 from tintype.records import Interval, SplitName
+from tintype.report.reading import read_table
 from tintype.report.studyfile import Difference
-from tintype.report.text import printable
-from tintype.rundir import RunDir, write_json
+from tintype.rundir import write_json
 
 COMPARISON_FORMAT = 1
 COMPARISON_FILE = "comparison.json"
@@ -119,22 +118,18 @@ def read_runs_table(folder: Path) -> RunsTable:
     Raises:
         RunError: There is none, it is damaged, or it is from another version.
     """
-    if not (folder / COMPARISON_FILE).is_file():
-        raise RunError(f"{folder} is not a comparison's directory: it holds no {COMPARISON_FILE}.")
-    content = printable(RunDir(folder).read_json(COMPARISON_FILE))
-    if not isinstance(content, dict) or content.get("format") != COMPARISON_FORMAT:
-        raise RunError(f"{folder / COMPARISON_FILE} is no comparison that this version of tintype can read.")
-    try:
-        return RunsTable(
-            **{
-                **content,
-                "classes": tuple(content["classes"]),
-                "runs": tuple(_run(item) for item in content["runs"]),
-                "remarks": tuple(content["remarks"]),
-            }
-        )
-    except (TypeError, KeyError) as error:
-        raise RunError(f"{folder / COMPARISON_FILE} is damaged: {error}.") from None
+    return read_table(folder, COMPARISON_FILE, COMPARISON_FORMAT, "comparison", _table)
+
+
+def _table(content: dict[str, Any]) -> RunsTable:
+    return RunsTable(
+        **{
+            **content,
+            "classes": tuple(content["classes"]),
+            "runs": tuple(_run(item) for item in content["runs"]),
+            "remarks": tuple(content["remarks"]),
+        }
+    )
 
 
 def _run(content: dict[str, Any]) -> ComparedRun:

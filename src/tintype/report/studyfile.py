@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tintype.errors import RunError
 from tintype.records import Interval
-from tintype.report.text import printable
-from tintype.rundir import RunDir, write_json
+from tintype.report.reading import read_table
+from tintype.rundir import write_json
 
 STUDY_FORMAT = 1
 STUDY_FILE = "study.json"
@@ -205,25 +204,21 @@ def read_study_table(folder: Path) -> StudyTable:
     Raises:
         RunError: There is none, it is damaged, or it is from another version.
     """
-    if not (folder / STUDY_FILE).is_file():
-        raise RunError(f"{folder} is not a study's directory: it holds no {STUDY_FILE}.")
-    content = printable(RunDir(folder).read_json(STUDY_FILE))
-    if not isinstance(content, dict) or content.get("format") != STUDY_FORMAT:
-        raise RunError(f"{folder / STUDY_FILE} is no table of a study that this version of tintype can read.")
-    try:
-        return StudyTable(
-            **{
-                **content,
-                "axes": tuple(AxisRow(**{**item, "values": tuple(item["values"])}) for item in content["axes"]),
-                "seeds": tuple(content["seeds"]),
-                "points": tuple(_point(item) for item in content["points"]),
-                "runs": tuple(RunRow(**item) for item in content["runs"]),
-                "remarks": tuple(content["remarks"]),
-                "groups": tuple(tuple(group) for group in content.get("groups", ())),
-            }
-        )
-    except (TypeError, KeyError) as error:
-        raise RunError(f"{folder / STUDY_FILE} is damaged: {error}.") from None
+    return read_table(folder, STUDY_FILE, STUDY_FORMAT, "study", _table)
+
+
+def _table(content: dict[str, Any]) -> StudyTable:
+    return StudyTable(
+        **{
+            **content,
+            "axes": tuple(AxisRow(**{**item, "values": tuple(item["values"])}) for item in content["axes"]),
+            "seeds": tuple(content["seeds"]),
+            "points": tuple(_point(item) for item in content["points"]),
+            "runs": tuple(RunRow(**item) for item in content["runs"]),
+            "remarks": tuple(content["remarks"]),
+            "groups": tuple(tuple(group) for group in content.get("groups", ())),
+        }
+    )
 
 
 def _point(content: dict[str, Any]) -> PointRow:

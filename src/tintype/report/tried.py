@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tintype.errors import RunError
 from tintype.records import EpochRecord
 from tintype.report import text
 from tintype.report.figures import Chart, Frame, Line, draw_frame, draw_line
+from tintype.report.reading import of_this_version
 from tintype.report.study_figures import MOST_SERIES, learning_curves
 from tintype.report.svg import element, join, linear_axis, log_axis, path
 
@@ -45,13 +45,10 @@ def tried_view(penalties: Mapping[str, Any], heads: Mapping[str, Any]) -> Tried 
     Raises:
         RunError: A file is from another version.
     """
-    try:
+    with of_this_version("penalties.json" if penalties else "heads.json"):
         if penalties:
             return _penalties(penalties)
         return _heads(heads) if heads else None
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        name = "penalties.json" if penalties else "heads.json"
-        raise RunError(f"{name} is from another version of tintype ({type(error).__name__}: {error}).") from None
 
 
 def _penalties(content: Mapping[str, Any]) -> Tried:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from tintype.data.cache import ImageCache
 from tintype.data.thumbnails import Thumbnail, make_thumbnail
 from tintype.evaluation.neighbours import nearest
-from tintype.records import Predictions
 from tintype.training.layer_features import Reading
 
 MISTAKES = 24
@@ -104,7 +103,7 @@ def explain_mistakes(
         training: How many training images there are.
     """
     predictions = reading.predictions
-    surest = surest_mistakes(predictions)[:MISTAKES]
+    surest = predictions.surest_mistakes[:MISTAKES]
     found = nearest(reading.features[surest], trained.features, NEIGHBOURS)
     mistakes = []
     for row, near, away in zip(surest.tolist(), found.indices.tolist(), found.distances.tolist(), strict=True):
@@ -126,13 +125,6 @@ def explain_mistakes(
     sample = trained.features[:: max(1, len(trained.features) // _USUAL_SAMPLE)]
     usual = float(np.median(nearest(sample, trained.features, 2).distances[:, -1]))
     return Lookalikes(len(trained_indices), training, usual, "", tuple(mistakes))
-
-
-def surest_mistakes(predictions: Predictions) -> NDArray[np.int64]:
-    """Positions of the wrong answers to labelled images, the surest first."""
-    wrong = np.flatnonzero((predictions.predicted != predictions.labels) & (predictions.labels >= 0))
-    confidence = predictions.probabilities.max(axis=1)
-    return np.asarray(wrong[np.argsort(-confidence[wrong], kind="stable")], dtype=np.int64)
 
 
 def _lookalike(cache: ImageCache, number: int, distance: float) -> Lookalike:
