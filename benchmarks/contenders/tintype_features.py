@@ -28,6 +28,7 @@ from tintype.data.split import make_split
 from tintype.planning import plan_data, plan_training
 from tintype.preparing import Prepared, build
 from tintype.rundir import cache_folder
+from tintype.runtime import start_runtime
 from tintype.training.features import run_frozen
 
 WARM = "--warm"
@@ -84,7 +85,8 @@ def extract(arguments: argparse.Namespace) -> dict[str, Any]:
     split = make_split(index, cache.usable, plan.config.data)
     plan = plan_training(plan, len(index.classes), len(split.train))
     decoded = time.perf_counter() - begin
-    data = Prepared(plan, cache, split, audit(cache, split), image_statistics(cache, split.train))
+    runtime = start_runtime(config.device, config.threads, config.seed)
+    data = Prepared(plan, runtime, cache, split, audit(cache, split), image_statistics(cache, split.train))
 
     begin = time.perf_counter()
     built = build(data)

@@ -31,9 +31,10 @@ from tintype.watch import Watch
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data that is ready to be trained on, and the settings with nothing left open."""
+    """Data that is ready to be trained on, the settings with nothing left open, and where to compute."""
 
     plan: Plan
+    runtime: Runtime
     cache: ImageCache
     split: Split
     audit: Audit
@@ -54,8 +55,10 @@ def prepare_data(config: RunConfig, watch: Watch) -> Prepared:
     """Read, plan, decode, split and audit; the part of a run that needs no network.
 
     Raises:
+        ConfigError: The device does not exist here; said before anything is decoded.
         DataError: The data cannot be used as it is.
     """
+    runtime = start_runtime(config.device, config.threads, config.seed)
     index = read_index(config.data)
     watch.on_message(index.description)
     headers = scan_headers(index, config.data, watch.on_progress)
@@ -66,7 +69,8 @@ def prepare_data(config: RunConfig, watch: Watch) -> Prepared:
     split = make_split(index, cache.usable, plan.config.data, plan.config.seed)
     watch.on_message(split.description)
     plan = plan_training(plan, len(index.classes), len(split.train))
-    return Prepared(plan, cache, split, audit(cache, split, watch.on_progress), image_statistics(cache, split.train))
+    found = audit(cache, split, watch.on_progress)
+    return Prepared(plan, runtime, cache, split, found, image_statistics(cache, split.train))
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,7 @@ def build(data: Prepared) -> Built:
     Raises:
         ConfigError: The settings do not fit the network, or its weights do not.
     """
-    plan, config = data.plan, data.plan.config
-    runtime = start_runtime(config.device, config.threads, config.seed)
+    plan, config, runtime = data.plan, data.plan.config, data.runtime
     network = _network(data)
     network.to(device=runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     boundary = boundary_of(network, config.model)

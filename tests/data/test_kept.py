@@ -35,6 +35,15 @@ def test_figures_are_made_once_for_the_same_images_and_the_same_question() -> No
     assert make.calls == 3
 
 
+def test_figures_of_other_rows_or_other_labels_are_others() -> None:
+    make = Maker()
+    rows, labels = np.arange(4), np.array([0, 1, 0, 1])
+    questions = ([rows, labels], [rows[:3], labels], [rows, labels[::-1]], [rows.astype(np.int32), labels], [rows])
+    for asked in questions * 2:
+        kept_figures("images", "shortcuts", make, asked)
+    assert make.calls == len(questions)
+
+
 def test_a_flipped_byte_or_a_cut_file_is_noticed(private_cache: Path) -> None:
     make = Maker()
     first = kept_figures("images", "looks 1", make)

@@ -109,6 +109,25 @@ def test_what_is_in_the_shape_alone_is_found_by_none() -> None:
     assert found.seconds < 60
 
 
+def test_the_same_images_are_looked_at_once() -> None:
+    images, labels, _ = noise(200)
+    cache, split = cache_of(images, labels, 2), halves(200)
+    looked: list[str] = []
+
+    def found(of: Split) -> Baselines:
+        said = answers(cache, of.test, 0.9)
+        return shortcut_baselines(cache, of, said, RUNTIME, lambda task, done, total: looked.append(task))
+
+    first = found(split)
+    assert looked
+    looked.clear()
+    again = found(split)
+    assert not looked
+    assert again.rows == first.rows
+    found(Split(split.train[1:], split.validation, split.test, "", ()))
+    assert looked
+
+
 def test_grey_images_and_the_figures_that_are_kept() -> None:
     images, labels, _ = noise(300)
     grey = np.ascontiguousarray(images[..., :1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -87,11 +86,11 @@ def _looks(cache: ImageCache, rows: NDArray[np.int64], on_progress: OnProgress) 
 
 def _copies(cache: ImageCache, rows: NDArray[np.int64], looks: Looks) -> Duplicates:
     """The copies among the given images, kept for them."""
-    asked = hashlib.blake2b(rows.tobytes(), digest_size=16).hexdigest()
     kept = kept_figures(
         cache.fingerprint,
-        f"copies {DUPLICATES_VERSION}, {LOOKS_VERSION}, {asked}",
+        f"copies {DUPLICATES_VERSION}, {LOOKS_VERSION}",
         lambda: asdict(find_duplicates(cache.images, rows, cache.content_hash, looks)),
+        [rows],
     )
     return Duplicates(**kept)  # type: ignore[arg-type]
 

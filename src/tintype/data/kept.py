@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -16,7 +16,9 @@ from tintype.rundir import atomic_path, cache_folder
 Figures = Mapping[str, NDArray[np.generic]]
 
 
-def kept_figures(fingerprint: str, what: str, make: Callable[[], Figures]) -> Figures:
+def kept_figures(
+    fingerprint: str, what: str, make: Callable[[], Figures], asked: Sequence[NDArray[np.generic]] = ()
+) -> Figures:
     """What an earlier call kept under this name, or else what ``make`` gives, which is then kept.
 
     A damaged file is made anew. A folder that cannot be written costs the time of the next run and nothing else.
@@ -25,9 +27,12 @@ def kept_figures(fingerprint: str, what: str, make: Callable[[], Figures]) -> Fi
         fingerprint: Of the images, as :class:`tintype.data.cache.ImageCache` has it.
         what: What the figures are, with a version that changes when they would come out differently.
         make: Computes them; arrays by name, none of objects.
+        asked: What else they depend on, such as the rows of the images that are measured.
     """
-    key = hashlib.blake2b(f"{what}, {fingerprint}".encode(), digest_size=16).hexdigest()
-    path = cache_folder() / "figures" / f"{key}.npz"
+    key = hashlib.blake2b(f"{what}, {fingerprint}".encode(), digest_size=16)
+    for array in asked:
+        key.update(f"{array.dtype}, {array.shape}".encode() + array.tobytes())
+    path = cache_folder() / "figures" / f"{key.hexdigest()}.npz"
     # The archive holds a checksum of each array, which is verified in reading.
     damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
     with suppress(*damage), path.open("rb") as file, np.load(file, allow_pickle=False) as content:

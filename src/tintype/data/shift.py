@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import Literal
 
@@ -82,10 +81,9 @@ def image_statistics(cache: ImageCache, indices: NDArray[np.int64]) -> ImageStat
     assert len(usable), "no usable image to measure"
     sample = min(_SAMPLE, max(_LEAST_SAMPLE, _SAMPLE_PIXELS // cache.geometry.size**2))
     rows = usable[np.unique(np.linspace(0, len(usable) - 1, min(len(usable), sample)).astype(np.int64))]
-    what = f"statistics {STATISTICS_VERSION}, {hashlib.blake2b(rows.tobytes(), digest_size=16).hexdigest()}"
-    measured = kept_figures(cache.fingerprint, what, lambda: {"measured": _measure_all(cache, rows)})[
-        "measured"
-    ].astype(np.float64)
+    what = f"statistics {STATISTICS_VERSION}"
+    kept = kept_figures(cache.fingerprint, what, lambda: {"measured": _measure_all(cache, rows)}, [rows])
+    measured = kept["measured"].astype(np.float64)
     mean, deviation, border, centre, color = measured[:, :5].mean(axis=0).tolist()
     polarity = measured[:, 5]
     is_decided = ~np.isnan(polarity)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tintype.data.augment import uniform
 from tintype.data.cache import ImageCache
+from tintype.data.kept import kept_figures
 from tintype.data.split import Split
 from tintype.evaluation.baselines import MAJORITY, Answered, Baselines, judge_baselines
 from tintype.records import OnProgress, Predictions, silent
@@ -33,6 +34,9 @@ MOST_IMAGES = 5_000
 
 MOST_LOGITS = 100_000
 """Training images times classes; a thousand classes on all images would take longer than many a network."""
+
+SHORTCUTS_VERSION = 1
+"""Raised whenever a shortcut would see the same images differently, or learn something else from them."""
 
 LEAST_PER_CLASS = 10
 """Training images of a class below which a shortcut could not learn it, and would seem worse than it is."""
@@ -66,17 +70,22 @@ def shortcut_baselines(
 
     images_NHWC = without_equal_channels(cache.images, train)
     shortcuts, left_out = _worth_trying(cache, split, shortcuts_for(images_NHWC.shape[3]), most)
+
+    def answer() -> dict[str, NDArray[np.int64]]:
+        seen = see(shortcuts, images_NHWC, np.concatenate([train, judged]), on_progress)
+        return {
+            shortcut.name: _learn(features[: len(train)], labels[train], features[len(train) :], classes, runtime)
+            for shortcut, features in zip(shortcuts, seen, strict=True)
+        }
+
     answers = [_majority(labels, split.train, judged)]
     if shortcuts:
-        seen = see(shortcuts, images_NHWC, np.concatenate([train, judged]), on_progress)
+        # Nothing in them is random: the next run on these images would hear the same.
+        what = f"shortcuts {SHORTCUTS_VERSION}, {[shortcut.name for shortcut in shortcuts]}, {classes} classes"
+        kept = kept_figures(cache.fingerprint, what, answer, [train, labels[train], judged])
         answers += [
-            Answered(
-                shortcut.name,
-                shortcut.description,
-                _learn(features[: len(train)], labels[train], features[len(train) :], classes, runtime)
-                == labels[judged],
-            )
-            for shortcut, features in zip(shortcuts, seen, strict=True)
+            Answered(shortcut.name, shortcut.description, np.equal(kept[shortcut.name], labels[judged]))
+            for shortcut in shortcuts
         ]
     network, above, rows = judge_baselines(is_right, answers)
     return Baselines(
