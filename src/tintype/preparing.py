@@ -149,9 +149,31 @@ def _network(data: Prepared) -> Network:
     if backbone is not None and source is not None:
         load_backbone(backbone, source.path)
         network.hold_folded_statistics()
-    elif backbone is None and model.weights not in (None, "auto", "none"):
-        load_weights(network, Path(model.weights).expanduser())
+    elif backbone is None:
+        _load_own(network, model)
     return network
+
+
+def _load_own(network: Network, model: ModelConfig) -> None:
+    """Weights for a whole network, where a file of them is named."""
+    if model.weights not in (None, "auto", "none"):
+        load_weights(network, Path(model.weights).expanduser())
+
+
+def redrawn(data: Prepared, network: Network) -> Network | None:
+    """A network of one's own with other random weights, where it is frozen in part; else None.
+
+    What is the same in both was not drawn but loaded, which nothing else about such a network tells.
+    """
+    model, cache = data.plan.config.model, data.cache
+    if model.backbone is not None or all(parameter.requires_grad for parameter in network.parameters()):
+        return None
+    mean, deviation = np.zeros(cache.geometry.channels), np.ones(cache.geometry.channels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(data.plan.config.seed + 1)
+        again = build_network(model, data.input_shape, len(cache.index.classes), mean, deviation)
+    _load_own(again, model)
+    return again
 
 
 def _what_is_frozen(boundary: Boundary) -> str:

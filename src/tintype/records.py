@@ -227,6 +227,8 @@ class LayerHealth:
         deviation_ratio: BatchNorm: the batch's deviations over the running ones, median.
         batch_statistics: BatchNorm: whether it uses the batch's statistics when the network trains.
         parameters: How many weights it has, those that are frozen with them.
+        loaded: Weights that do not train: whether they came from elsewhere, as those that are the same however random
+            ones are drawn did.
     """
 
     name: str
@@ -239,6 +241,7 @@ class LayerHealth:
     deviation_ratio: float | None = None
     batch_statistics: bool | None = None
     parameters: int = 0
+    loaded: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tintype.evaluation.predict import predict
 from tintype.evidence import gather_evidence
 from tintype.learning import Learnt, learn
 from tintype.models.summary import summarize
-from tintype.preparing import Built, Prepared, build, prepare_data
+from tintype.preparing import Built, Prepared, build, prepare_data, redrawn
 from tintype.recording import (
     add_findings,
     finish_environment,
@@ -147,7 +147,7 @@ def _execute(config: RunConfig, run_dir: RunDir, watch: Watch) -> Run:
 def _train_and_evaluate(built: Built, data: Prepared, run_dir: RunDir, watch: Watch, started: float) -> None:
     """Everything between an opened run directory and its last file, ``evaluation.json``."""
     config = built.plan.config
-    first_weights = note_weights(built.network)
+    first_weights = note_weights(built.network, redrawn(data, built.network))
     training_started = time.monotonic()
     learnt = _learn(built, data, run_dir, watch)
     training_seconds = time.monotonic() - training_started

@@ -153,6 +153,20 @@ def test_running_statistics_are_named_where_they_do_harm() -> None:
     assert codes(with_health(stuck, right=0.5, train_row=0.5)) == ["running-statistics"]
 
 
+def test_a_frozen_part_with_weights_from_elsewhere_is_no_fault() -> None:
+    def frozen(loaded: bool | None) -> Health:
+        rows = [
+            replace(layer, trains=False, loaded=loaded) if layer.kind == "Conv2d" else layer
+            for layer in SOUND.layers
+            if layer.kind != "BatchNorm2d"
+        ]
+        return replace(SOUND, layers=tuple(rows))
+
+    for loaded in (False, None):
+        assert codes(with_health(frozen(loaded), right=0.3, train_row=0.3))[:1] == ["frozen-untrained"]
+    assert "frozen-untrained" not in codes(with_health(frozen(True), right=0.3, train_row=0.3))
+
+
 def test_dead_layers_count_only_where_nothing_is_learned() -> None:
     quiet = replace(
         SOUND, layers=tuple(replace(layer, dead=1.0) if layer.kind == "ReLU" else layer for layer in SOUND.layers)

@@ -102,7 +102,7 @@ def test_the_figures_are_those_of_their_definitions(cache: ImageCache) -> None:
 def test_what_moved_is_estimated_from_a_sample(cache: ImageCache) -> None:
     network = network_of("flatten\ndense 64 relu\n")  # 110,592 weights, of which 4,096 are remembered
     first = note_weights(network)
-    assert max(len(values) for values in first.values()) == 4096
+    assert max(len(values) for values in first.values.values()) == 4096
     dense = next(module for module in network.modules() if isinstance(module, nn.Linear))
     before = dense.weight.detach().clone()
     with torch.no_grad():
@@ -113,6 +113,24 @@ def test_what_moved_is_estimated_from_a_sample(cache: ImageCache) -> None:
     assert moved == pytest.approx(expected, rel=0.05)
     assert rows["Linearoutput"].moved == 0
     assert all(row.moved is None for row in look(network, cache).layers)
+
+
+def test_weights_that_come_out_the_same_were_loaded(cache: ImageCache) -> None:
+    def drawn(seed: int) -> Network:
+        torch.manual_seed(seed)
+        network = build_network(ModelConfig(layers=LAYERS), (3, 24, 24), 2, np.full(3, 0.3), np.full(3, 0.3))
+        convolution, dense, *_ = (part for part in network.modules() if isinstance(part, (nn.Conv2d, nn.Linear)))
+        convolution.weight.data = torch.arange(float(convolution.weight.numel())).view_as(convolution.weight) / 100
+        convolution.requires_grad_(False)
+        dense.requires_grad_(False)
+        return network
+
+    network = drawn(0)
+    health = look(network, cache, first=note_weights(network, drawn(1)))
+    loaded = {row.kind: row.loaded for row in health.layers if row.name != "output"}
+    assert (loaded["Conv2d"], loaded["Linear"], loaded["BatchNorm2d"]) == (True, False, None)
+    assert [row.loaded for row in health.layers if row.name == "output"] == [None]  # it trains
+    assert all(row.loaded is None for row in look(network, cache, first=note_weights(network)).layers)
 
 
 def test_dead_layers_and_frozen_ones(cache: ImageCache) -> None:

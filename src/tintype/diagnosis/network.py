@@ -43,7 +43,8 @@ DEAD_SHARE = 0.95
 where a twentieth is left, a layer passes on nothing to learn from."""
 
 FROZEN_SHARE = 0.5
-"""Share of the weights that are frozen from which on they may be what keeps a network from learning."""
+"""Share of the weights that are frozen as they were drawn, from which on they may be what keeps a network from
+learning."""
 
 _MOST_LAYERS = 6
 
@@ -180,7 +181,7 @@ def frozen_untrained(facts: Facts) -> Finding | None:
     frozen_backbone = model.freeze not in (None, "none", 0) or model.depth not in (None, "all")
     layers = weight_layers(facts)
     everything = sum(layer.parameters for layer in layers)
-    frozen = [layer for layer in layers if not layer.trains]
+    frozen = [layer for layer in layers if not layer.trains and not layer.loaded]
     share = sum(layer.parameters for layer in frozen) / everything if everything else 0.0
     of_own = model.backbone is None and (share >= FROZEN_SHARE or len(frozen) > FROZEN_SHARE * len(layers))
     if not (random_backbone and frozen_backbone) and not (of_own and has_not_learnt(facts)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,14 +48,38 @@ SAME = 1e-6
 _CAN_DIE = (nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.LeakyReLU)
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
-FirstWeights = Mapping[nn.Parameter, Tensor]
-"""Some values of each weight as they were before training, shape (at most 4096,), fp32 on the CPU."""
+
+@dataclass(frozen=True)
+class FirstWeights:
+    """What is remembered of a network's weights before training.
+
+    Attributes:
+        values: Some values of each weight that trains, shape (at most 4096,), fp32 on the CPU.
+        loaded: Of each weight that does not train whether it came from elsewhere; empty where nobody looked.
+    """
+
+    values: Mapping[nn.Parameter, Tensor] = field(default_factory=dict)
+    loaded: Mapping[nn.Parameter, bool] = field(default_factory=dict)
 
 
-def note_weights(network: nn.Module) -> FirstWeights:
-    """Remember some values of each weight tensor (those with two axes or more), to tell later how far it moved."""
-    weights = (parameter for parameter in network.parameters() if parameter.ndim > 1 and parameter.requires_grad)
-    return {parameter: _sample(parameter) for parameter in weights}
+def note_weights(network: nn.Module, redrawn: nn.Module | None = None) -> FirstWeights:
+    """Remember the weight tensors (those with two axes or more), to tell later how far each moved.
+
+    Args:
+        network: The network before training.
+        redrawn: The same one with other random weights: what is equal in both was not drawn.
+    """
+    weights = {name: parameter for name, parameter in network.named_parameters() if parameter.ndim > 1}
+    values = {parameter: _sample(parameter) for parameter in weights.values() if parameter.requires_grad}
+    loaded = {}
+    if redrawn is not None:
+        others = dict(redrawn.named_parameters())
+        loaded = {
+            parameter: torch.equal(_sample(parameter), _sample(others[name]))
+            for name, parameter in weights.items()
+            if not parameter.requires_grad and name in others
+        }
+    return FirstWeights(values, loaded)
 
 
 def examine(
@@ -91,7 +116,9 @@ def examine(
         # In this order: the pass in training mode changes running statistics, which are put back only at the end.
         inference_loss, inference_accuracy = _pass(trained.eval(), batch, runtime, layers)
         training_loss, training_accuracy = _pass(trained.train(), batch, runtime, layers)
-        rows_of_layers = tuple(layer.health(first or {}) for layer in sorted(layers, key=lambda layer: layer.position))
+        rows_of_layers = tuple(
+            layer.health(first or FirstWeights()) for layer in sorted(layers, key=lambda layer: layer.position)
+        )
     return Health(
         images=len(batch.indices),
         training_input=training_input,
@@ -151,12 +178,13 @@ class _Layer:
             kind=type(self.module).__name__,
             trains=any(parameter.requires_grad for parameter in weights) or bool(not weights and self.batch_statistics),
             gradient=_relative_gradient(weights),
-            moved=_moved(weights, first),
+            moved=_moved(weights, first.values),
             dead=self.dead,
             mean_gap=self.mean_gap,
             deviation_ratio=self.deviation_ratio,
             batch_statistics=self.batch_statistics,
             parameters=sum(parameter.numel() for parameter in weights),
+            loaded=next((first.loaded[weight] for weight in weights if weight in first.loaded), None),
         )
 
 
@@ -266,7 +294,7 @@ def _relative_gradient(weights: list[nn.Parameter]) -> float | None:
     )
 
 
-def _moved(weights: list[nn.Parameter], first: FirstWeights) -> float | None:
+def _moved(weights: list[nn.Parameter], first: Mapping[nn.Parameter, Tensor]) -> float | None:
     """L2 norm of the change over that of the first weights, of what was remembered of them; None without it."""
     known = [weight for weight in weights if weight in first and weight.requires_grad]
     if not known:
