@@ -20,7 +20,7 @@ from scipy.special import ndtri, softmax
 from scipy.stats import binom, rankdata
 
 from tintype.evaluation.bootstrap import metric_intervals, paired_intervals
-from tintype.evaluation.calibration import measure_reliability
+from tintype.evaluation.calibration import calibration_difference, measure_reliability
 from tintype.evaluation.metrics import evaluate
 from tintype.evaluation.stats import holm, mcnemar, wilson_bounds
 from tintype.evaluation.weighted import weighted_metrics
@@ -81,8 +81,26 @@ Scores = Callable[[np.random.Generator, int, int], tuple[NDArray[np.float64], ND
 RANKING_SIZES = ((9, 9), (18, 18), (10, 90), (90, 10), (180, 180), (100, 900), (900, 100))
 
 
+CALIBRATION_PAIRS = (
+    ("92 % right, honest and overconfident", TWO, (2.0, 4.0)),
+    ("92 % right, under- and overconfident", TWO, (TWO.sharpness, 4.0)),
+    ("92 % right, both overconfident", TWO, (4.0, 4.0)),
+    ("98 % right, honest and overconfident", FEW_MISTAKES, (2.9, 8.0)),
+    ("three classes, very under- and overconfident", THREE, (0.6, 3.0)),
+    ("ten classes, honest and overconfident", TEN, (2.5, 4.0)),
+    ("ten classes, very underconfident and honest", TEN, (1.2, 2.5)),
+    ("ten classes, both honest", TEN, (2.5, 2.5)),
+)
+"""Two networks of the same problem, and how sharp the probabilities of each are."""
+
+
 def draw(
-    problem: Problem, n: int, random: np.random.Generator, networks: int = 1, shared: float = 0.0
+    problem: Problem,
+    n: int,
+    random: np.random.Generator,
+    networks: int = 1,
+    shared: float = 0.0,
+    sharpness: Sequence[float] = (),
 ) -> list[Predictions]:
     """What networks say about n images.
 
@@ -92,6 +110,7 @@ def draw(
         random: Source of everything.
         networks: How many networks see the same images.
         shared: Share of the variance of the logits that is the image's and not the network's.
+        sharpness: Of each network in place of the problem's.
     """
     classes = len(problem.shares)
     if problem.fixed_shares:
@@ -103,9 +122,9 @@ def draw(
     paths = tuple(map(str, range(len(labels))))
     names = tuple(map(str, range(classes)))
     found = []
-    for _ in range(networks):
+    for factor in sharpness or (problem.sharpness,) * networks:
         own = math.sqrt(1 - shared) * random.normal(size=(len(labels), classes))
-        probabilities = softmax(problem.sharpness * (problem.mean_logits[labels] + hardness + own), axis=1)
+        probabilities = softmax(factor * (problem.mean_logits[labels] + hardness + own), axis=1)
         found.append(Predictions("test", names, paths, labels, probabilities.astype(np.float32)))
     return found
 
@@ -342,6 +361,24 @@ def write_confidences(repeats: Callable[[int], int]) -> str:
     )
 
 
+def write_calibration_differences(repeats: Callable[[int], int]) -> str:
+    """Coverage of the interval of the difference of two calibration errors."""
+    rows = []
+    for name, problem, sharpness in CALIBRATION_PAIRS:
+        one, other = (truth(replace(problem, sharpness=factor), ["ece"])["ece"] for factor in sharpness)
+        cells = []
+        for n in SIZES:
+            random, held = np.random.default_rng(n), []
+            for _ in range(repeats(n) // 2):
+                interval = calibration_difference(*draw(problem, n, random, shared=0.7, sharpness=sharpness))
+                held.append(interval.low <= one - other <= interval.high)
+            cells.append(float(np.mean(held)))
+        rows.append([name, f"{one - other:+.3f}", *map(_percent, cells)])
+        print(f"differences: {name} done", file=sys.stderr)
+    columns = ["networks", "true", *(f"{n:,}" for n in SIZES)]
+    return table("Coverage of 95 % intervals of the difference of two calibration errors", columns, rows)
+
+
 def write_rankings(repeats: Callable[[int], int]) -> str:
     """Coverage of the intervals of the area under the ROC curve and of average precision."""
     rows = []
@@ -387,7 +424,12 @@ def main() -> int:
 
     begin = time.perf_counter()
     tables = [write_wilson(), *(write_coverage(problem, repeats) for problem in PROBLEMS)]
-    tables += [write_confidences(repeats), write_rankings(repeats), write_alarms(repeats)]
+    tables += [
+        write_confidences(repeats),
+        write_calibration_differences(repeats),
+        write_rankings(repeats),
+        write_alarms(repeats),
+    ]
     text = "\n".join(tables)
     print(f"{time.perf_counter() - begin:.0f} s", file=sys.stderr)
     if arguments.output:

@@ -51,11 +51,12 @@ def open_run(run_dir: RunDir, plan: Plan, data: Prepared, network: Network, runt
     Raises:
         RunError: The directory cannot be written, or it holds a run on other images.
     """
+    findings = (*data.split.findings, *data.audit.findings, *_standardize_findings(network))
     if (run_dir / "config.toml").exists():
         if run_dir.read_json("data.json")["fingerprint"] != data.cache.fingerprint:
             raise RunError(f"the images changed since {run_dir.path} was started; train anew.")
+        run_dir.write_findings(findings)  # why an earlier attempt failed may have been mended
         return
-    findings = (*data.split.findings, *data.audit.findings, *_standardize_findings(network))
     command = f"tintype train --config {shlex.quote(str(run_dir / 'config.toml'))}"
     try:
         run_dir.path.mkdir(parents=True, exist_ok=True)
@@ -136,7 +137,7 @@ def add_findings(run_dir: RunDir, causes: Sequence[Finding], others: Sequence[Fi
         run_dir: The run.
         causes: What a diagnosis found, root causes first.
         others: What else there is to know; it stands in the place of a cause of the same code, since it says more.
-            Both stand in the place of what was found earlier, such as before a run was resumed.
+            Both stand in the place of what was found before training.
     """
     told = {finding.code for finding in others}
     found = (*(finding for finding in causes if finding.code not in told), *others)

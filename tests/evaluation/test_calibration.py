@@ -10,7 +10,12 @@ from sklearn.datasets import load_digits
 from sklearn.naive_bayes import GaussianNB
 
 from tintype.errors import DataError
-from tintype.evaluation.calibration import apply_temperature, fit_temperature, measure_reliability
+from tintype.evaluation.calibration import (
+    apply_temperature,
+    calibration_difference,
+    fit_temperature,
+    measure_reliability,
+)
 from tintype.evaluation.metrics import evaluate
 from tintype.records import Predictions
 
@@ -159,3 +164,34 @@ def test_naive_bayes_on_digits_is_overconfident_and_can_be_mended() -> None:
     assert after.metrics["ece"].high < before.metrics["ece"].low
     assert after.loss.high < before.loss.low
     assert after.accuracy == before.accuracy
+
+
+def test_the_interval_of_a_difference_of_calibration_errors_covers_where_one_network_is_honest() -> None:
+    # A bootstrap of the images held these in 80 to 90 %: noise makes the honest network's figure too large.
+    random, classes, factors = np.random.default_rng(4), 5, (1.0, 2.0)
+    shared = 2.0 * random.normal(size=(200_000, classes))
+
+    def answers(logits_NK: np.ndarray) -> list[Predictions]:
+        honest_NK = softmax(logits_NK, axis=1)
+        labels = (honest_NK.cumsum(axis=1) > random.random((len(logits_NK), 1))).argmax(axis=1)
+        return [predictions_of(labels, softmax(factor * logits_NK, axis=1)) for factor in factors]
+
+    large = [evaluate(item).metrics["ece"].value for item in answers(shared)]
+    truth, held = large[0] - large[1], []
+    for n in (60, 600):
+        for start in range(0, 150 * n, n):
+            interval = calibration_difference(*answers(shared[start : start + n]))
+            held.append(interval.low <= truth <= interval.high)
+    assert np.mean(held) > 0.93  # by chance once in 20 such tests were it 0.95, never were it 0.85
+
+
+def test_equal_answers_have_equal_calibration_errors() -> None:
+    one, _ = draw_predictions(300, 3, 1.5, seed=5)
+    interval = calibration_difference(one, one)
+    assert (interval.low, interval.value, interval.high) == (0.0, 0.0, 0.0)
+    # A network that is always sure and never right is wrong by 1 in every confidence, one that is always right by 0.
+    labels = np.arange(400) % 2
+    right, wrong = (predictions_of(labels, np.eye(2)[answers]) for answers in (labels, 1 - labels))
+    far = calibration_difference(wrong, right)
+    assert far.value == pytest.approx(1.0)
+    assert 0.95 < far.low < 1.0

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
+from tintype.evaluation.calibration import calibration_difference
 from tintype.evaluation.metrics import evaluate
 from tintype.evaluation.stats import UPPER_QUANTILE, Z
 from tintype.evaluation.weighted import Floats, Statistics, metrics_of, weighted_metrics
@@ -109,10 +110,11 @@ def paired_intervals(
 ) -> dict[str, tuple[Interval, float]]:
     """How much the metrics of one network are above those of another on the same images, and how surely.
 
-    Each draw of images is the same for both; its interval is widened by :func:`unseen`, in quadrature. The
-    p-value comes from swapping the two networks' answers, image by image, by the toss of a coin: R. A. Fisher's test of
-    paired samples ("The design of experiments", 1935), which for the accuracy is McNemar's. An interval that leaves 0
-    out where the test finds no difference at 5 % is stretched to 0.
+    Each draw of images is the same for both; its interval is widened by :func:`unseen`, in quadrature. That of the
+    calibration error is not drawn (:func:`tintype.evaluation.calibration.calibration_difference`). The p-value comes
+    from swapping the two networks' answers, image by image, by the toss of a coin: R. A. Fisher's test of paired
+    samples ("The design of experiments", 1935), which for the accuracy is McNemar's. An interval that leaves 0 out
+    where the test finds no difference at 5 % is stretched to 0.
 
     Args:
         one: Predictions of labelled images.
@@ -135,6 +137,8 @@ def paired_intervals(
         return {name: values - subtracted[name] for name, values in ours(weights_NB).items()}
 
     intervals = bootstrap(difference, len(one), strata=one.labels, resamples=resamples, seed=seed)
+    if "ece" in intervals:
+        intervals["ece"] = calibration_difference(one, other)
     p_values = swap_test(one, other, wanted, swaps=swaps, seed=seed)
     return {
         name: (_reconciled(_widened(item, unseen(name, one.labels)), p_values[name]), p_values[name])

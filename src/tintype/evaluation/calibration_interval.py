@@ -36,12 +36,22 @@ _MOST_SKEWNESS = 2.0  # above, the Cornish-Fisher expansion is no guide
 def calibration_interval(
     confidences: NDArray[np.floating], correct: NDArray[np.integer], counts: NDArray[np.integer]
 ) -> Interval:
+    """The expected calibration error of binned images, with its 95 % interval; see :func:`plausible_errors`."""
+    return plausible_errors(confidences, correct, counts)[0]
+
+
+def plausible_errors(
+    confidences: NDArray[np.floating], correct: NDArray[np.integer], counts: NDArray[np.integer]
+) -> tuple[Interval, float]:
     """The expected calibration error of binned images and the truths that it could come from.
 
     Args:
         confidences: Mean probability of the predicted class, per bin, shape (B,).
         correct: Number of right predictions, per bin.
         counts: Number of images, per bin, at least 1.
+
+    Returns:
+        The figure with its interval, and the truth that gives this figure on average: 0 where none gives one so small.
     """
     confident: Floats = np.clip(confidences.astype(np.float64), 0, 1)
     shares, observed = counts / counts.sum(), correct / counts
@@ -56,7 +66,8 @@ def calibration_interval(
     too_small = truths + _NOISE_AT_UPPER_END * (means - truths) - figure - Z * deviations
     low = _first_plausible(truths, too_large, figure)
     high = _first_plausible(truths[::-1], too_small[::-1], figure)
-    return Interval(figure, min(low, figure), max(high, figure), int(counts.sum()))
+    interval = Interval(figure, min(low, figure), max(high, figure), int(counts.sum()))
+    return interval, _first_plausible(truths, figure - means, figure)
 
 
 def _first_plausible(truths: Floats, excess: Floats, otherwise: float) -> float:

@@ -189,7 +189,9 @@ def _arguments(
 
 
 def _check_users_module(name: str, module: nn.Module, input_shape: tuple[int, int, int], classes: int) -> OutputKind:
-    """Run two images through the module, and see by the shape what it gives."""
+    """See that the module can be trained, run two images through it, and see by the shape what it gives."""
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise ConfigError(f"model {name}: none of its weights train. Let some of them require a gradient.")
     was_training = module.training
     module.eval()
     try:
