@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from tintype.records import DataSummary, EpochRecord, Evaluation, Finding, ModelSummary
-from tintype.report.studyfile import PointRow, StudyTable
+from tintype.report.studyfile import PointRow, StudyTable, failures
 from tintype.watch import Watch
 
 SIGNS = {"critical": "[bold red]✗[/]", "warning": "[yellow]![/]", "info": "[blue]i[/]"}
@@ -184,9 +184,8 @@ def show_study(table: StudyTable) -> None:
         ("training", "right"),
     ]  # fmt: skip
     print_table(columns, [_study_row(point) for point in table.points], console)
-    for run in table.runs:
-        if run.reason:
-            console.print(f"failed: {escape(run.point)}, seed {run.seed}: {escape(run.reason)}", soft_wrap=True)
+    for line in failures(table):
+        console.print(escape(line), soft_wrap=True)
     for remark in table.remarks:
         console.print(escape(remark), style="dim", soft_wrap=True)
 

@@ -336,6 +336,20 @@ def test_equal_recipes_are_rarely_told_apart(seeds: int, n: int, deviation: floa
         assert of_one_seed / 400 > 0.3  # why one seed says nothing about the recipe
 
 
+def test_a_recipe_that_scatters_is_told_from_one_that_does_not() -> None:
+    """Five seeds of MNIST's labs: with five units in the dense layer 76 to 90 % are right, with 128 some 98.4 %."""
+    random = np.random.default_rng(3)
+
+    def networks(shares: list[float]) -> np.ndarray:
+        return random.random((len(shares), 10_000)) < np.array(shares)[:, None]
+
+    few, many = networks([0.758, 0.904, 0.838, 0.868, 0.847]), networks([0.984, 0.983, 0.985, 0.985, 0.984])
+    interval, p = paired_difference(few, many)
+    assert interval.high < -0.05
+    assert p < 0.001
+    assert paired_difference(many, few)[1] == pytest.approx(p)
+
+
 def test_a_real_difference_is_found_sooner_with_more_seeds() -> None:
     random = np.random.default_rng(9)
     found = {1: 0, 5: 0}

@@ -120,11 +120,18 @@ def test_failed_runs_stand_in_the_table_with_their_reason(make_study: MakeStudy)
     row = next(row for row in context["rows"] if row.names == ("13",))
     assert (row.accuracy.value, row.missing, row.runs) == ("–", "3 diverged", ())
     titles = [finding.title for finding in context["findings"] if finding.severity == "warning"]
-    assert titles == [f"depth 13, seed {seed} diverged: {reason}" for seed in range(3)]
+    assert titles == [f"depth 13, seeds 0, 1, 2 diverged: {reason}"]
     assert dict(context["facts"])["Runs"] == "9 of 12 finished, 3 failed"
     page = write_study_report(folder).read_text(encoding="utf-8")
     assert "&lt;b&gt;x&lt;/b&gt;" in page
     assert "<b>x</b>" not in page
+
+
+def test_reasons_that_differ_in_their_figures_are_one(make_study: MakeStudy) -> None:
+    reasons = ["252 of 784 values, epoch 1, step 1.", "258 of 784 values, epoch 1, step 12.", "No space is left."]
+    folder = make_study(DEPTHS, failed=[("13", seed, "failed", reason) for seed, reason in enumerate(reasons)])
+    titles = [item.title for item in study_context(folder)["findings"] if item.severity == "warning"]
+    assert titles == [f"depth 13, seeds 0, 1 failed; seed 0: {reasons[0]}", f"depth 13, seed 2 failed: {reasons[2]}"]
 
 
 def test_links_lead_to_the_reports_of_the_runs(make_study: MakeStudy) -> None:

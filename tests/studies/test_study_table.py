@@ -23,7 +23,7 @@ from tintype.report.studyfile import RunRow, StudyKind, StudyTable, read_study_t
 from tintype.studies.outcome import Outcome, TrainingAnswers
 from tintype.studies.plan import Axis, Study
 from tintype.studies.points import training_accuracy
-from tintype.studies.remarks import pooled_deviation, smallest_difference
+from tintype.studies.remarks import pooled_deviation, scattering, smallest_difference
 from tintype.studies.table import make_table, with_learning_curve, write_study_csv
 
 N = 300
@@ -120,6 +120,17 @@ def test_the_table_of_an_ablation_says_what_could_be_told() -> None:
     assert any("standard deviation of" in remark and "6 degrees of freedom" in remark for remark in table.remarks)
     assert any("4 of 5 such studies" in remark for remark in table.remarks)
     assert make("ablation", numbers("fit.epochs", [1, 2, 3]), found, with_groups=False).groups == ()
+
+
+def test_a_point_that_scatters_far_more_than_the_others_is_not_pooled_with_them() -> None:
+    random = np.random.default_rng(5)
+    shares = {**{str(number): [0.9] * 5 for number in range(1, 5)}, "5": [0.2, 0.9, 0.5, 0.7, 0.4]}
+    found = {name: [outcome(drawn(random, share)) for share in seeds] for name, seeds in shares.items()}
+    table = make("ablation", numbers("fit.epochs", [1, 2, 3, 4, 5]), found)
+    assert [row.label for row in scattering(table.points)] == ["epochs 5"]
+    (noise,) = (remark for remark in table.remarks if "standard deviation of" in remark)
+    assert "16 degrees of freedom); epochs 5 scatters more, by 2" in noise
+    assert scattering(table.points[:3]) == []
 
 
 def test_the_smallest_difference_is_told_in_four_of_five_studies() -> None:

@@ -25,7 +25,7 @@ from tintype.report.study_rows import (
     point_views,
     seed_range,
 )
-from tintype.report.studyfile import PointRow, RunRow, StudyTable, read_study_table
+from tintype.report.studyfile import PointRow, RunRow, StudyTable, failures, read_study_table
 from tintype.rundir import RunDir, sort_findings
 
 _MOST_STRIPS = 8
@@ -191,15 +191,7 @@ def _facts(table: StudyTable, environment: Mapping[str, Any], done: Sequence[Run
 
 def _findings(table: StudyTable, folder: Path) -> list[Finding]:
     """Runs that failed, what the audit and the diagnosis of the runs found, and what the table cannot say."""
-    found = [
-        Finding(
-            "run-failed",
-            "warning",
-            f"{run.point}, seed {run.seed} {'diverged' if run.state == 'diverged' else 'failed'}: {run.reason}",
-        )
-        for run in table.runs
-        if run.state in ("diverged", "failed")
-    ]
+    found = [Finding("run-failed", "warning", line) for line in failures(table)]
     seen: dict[tuple[str, str], tuple[Finding, list[str]]] = {}
     for run in table.runs:
         if run.state == "finished":

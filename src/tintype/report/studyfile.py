@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,6 +17,7 @@ STUDY_FILE = "study.json"
 StudyKind = Literal["data size", "ablation", "models", "depth", "learning rate", "devices", "grid"]
 STUDY_KINDS: tuple[StudyKind, ...] = get_args(StudyKind)
 
+_FIGURES = re.compile(r"[\d.,]*\d")
 RunState = Literal["finished", "diverged", "failed", "interrupted", "waiting"]
 
 
@@ -191,6 +193,20 @@ class StudyTable:
     def finished(self) -> tuple[PointRow, ...]:
         """The points that have an accuracy."""
         return tuple(row for row in self.points if row.accuracy is not None)
+
+
+def failures(table: StudyTable) -> list[str]:
+    """A line for each reason for which runs of a point failed; reasons that differ in their figures alone are one."""
+    found: dict[tuple[str, RunState, str], list[RunRow]] = {}
+    for run in table.runs:
+        if run.state in ("diverged", "failed"):
+            found.setdefault((run.point, run.state, _FIGURES.sub("", run.reason)), []).append(run)
+    lines = []
+    for (point, state, _), runs in found.items():
+        seeds = ("seed " if len(runs) == 1 else "seeds ") + ", ".join(str(run.seed) for run in runs)
+        first = "" if len({run.reason for run in runs}) == 1 else f"; seed {runs[0].seed}"
+        lines.append(f"{point}, {seeds} {state}{first}: {runs[0].reason}")
+    return lines
 
 
 def write_study_table(folder: Path, table: StudyTable) -> None:

@@ -18,6 +18,13 @@ from tintype.studies.plan import Study
 FEW_SEEDS = 3
 """With fewer seeds than this, their spread is hardly known."""
 
+LEAST_TO_POOL = 4
+"""Points of several seeds from which on one that scatters more than most can be told."""
+
+RESTLESS = 5.0
+"""A standard deviation this many times the median one is not pooled. By chance alone one of eight recipes with three
+seeds has it in some 1 of 800 studies, with five seeds hardly ever (simulated, accuracies normal)."""
+
 POWER = 0.8
 """A difference that this study could have told is told in this share of such studies."""
 
@@ -62,6 +69,15 @@ def pooled_deviation(rows: Sequence[PointRow]) -> tuple[float, int] | None:
     return math.sqrt(squares / freedom), freedom
 
 
+def scattering(rows: Sequence[PointRow]) -> list[PointRow]:
+    """The points whose accuracy changes so much more from seed to seed than that of most that pooling would hide it."""
+    several = [row for row in rows if len(row.accuracy_by_seed) > 1]
+    if len(several) < LEAST_TO_POOL:
+        return []
+    usual = statistics.median(statistics.stdev(row.accuracy_by_seed) for row in several)
+    return [row for row in several if usual > 0 and statistics.stdev(row.accuracy_by_seed) > RESTLESS * usual]
+
+
 def smallest_difference(differences: Sequence[Interval]) -> float | None:
     """The difference in accuracy that comparisons as uncertain as these would tell in 4 of 5 studies.
 
@@ -104,11 +120,16 @@ def _noise(seen: _Seen) -> list[str]:
     if seen.study.kind not in ("ablation", "models", "grid"):
         return []
     found = []
-    if pooled := pooled_deviation(seen.rows):
+    restless = scattering(seen.rows)
+    if pooled := pooled_deviation([row for row in seen.rows if row not in restless]):
         deviation, freedom = pooled
+        others = "".join(
+            f"; {row.label} scatters more, by {text.points(statistics.stdev(row.accuracy_by_seed), sign=False)}"
+            for row in restless
+        )
         found.append(
             f"From seed to seed the accuracy of one and the same recipe has a standard deviation of "
-            f"{text.points(deviation, sign=False)} (pooled over the points, {freedom} degrees of freedom)."
+            f"{text.points(deviation, sign=False)} (pooled over the points, {freedom} degrees of freedom){others}."
         )
     differences = [row.difference for row in seen.rows if row.difference is not None]
     least = smallest_difference([Interval(item.value, item.low, item.high, item.n) for item in differences])
