@@ -103,7 +103,7 @@ def build(data: Prepared) -> Built:
     """
     plan, config, runtime = data.plan, data.plan.config, data.runtime
     network = _network(data)
-    network.to(device=runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.place(runtime.device)
     boundary = boundary_of(network, config.model)
     cut = cut_network(network, boundary) if boundary is not None and config.fit.feature_cache else None
     if boundary is not None and boundary.frozen:

@@ -73,7 +73,7 @@ def build_network(
         body = build_layers(specs, input_shape)
         l2 = {f"body.{name}": factor for name, factor in l2_factors(specs).items()}
         network = Network(body, make_head(features, classes, output), output, input_shape, mean, std, l2)
-    return network.to(memory_format=torch.channels_last)
+    return network.place(torch.device("cpu"))
 
 
 def backbone_of(network: Network) -> nn.Module | None:

@@ -66,7 +66,7 @@ class Predictor:
         run_dir.require_complete()
         self.model: Model = load_model(run_dir)
         self._runtime: Runtime = start_runtime(device, None, 0)
-        self.model.network.to(device=self._runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.network.place(self._runtime.device)
 
     @property
     def classes(self) -> tuple[str, ...]:

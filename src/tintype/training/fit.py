@@ -131,7 +131,7 @@ class TrainingLoop:
     def __post_init__(self) -> None:
         config, device = self.config, self.runtime.device
         assert config.batch_size is not None
-        self.network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.place(device)
         self.optimizer = make_optimizer(self.network, config)
         self.average = WeightAverage(self.network) if config.ema is not None else None
         self.steps = steps_in_epoch(config, len(self.split.train))
