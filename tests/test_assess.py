@@ -13,7 +13,8 @@ import pytest
 from shapes import make_shapes
 
 import tintype as tt
-from tintype.errors import DataError
+from tintype import api
+from tintype.errors import DataError, RunError
 from tintype.report.comparison import difference
 from tintype.rundir import RunDir
 
@@ -57,6 +58,16 @@ def test_everything_stands_in_the_json_of_the_assessment(trained: Path, swapped:
     assert plain["calibration"]["overconfidence"]["here"]["low"] > 0
     assert set(plain["evaluation"]) == set(found.evaluation.metrics)
     assert "picture" not in json.dumps(plain["neighbours"])
+
+
+def test_the_report_of_an_evaluation_is_made_again(trained: Path, swapped: Path, tmp_path: Path) -> None:
+    found = tt.evaluate(trained / "run", swapped, device="cpu")
+    page = (found.path / "report.html").read_bytes()
+    (found.path / "report.html").unlink()
+    assert api.report(found.path).read_bytes() == page
+    shutil.copytree(found.path, tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="lies outside the run that it evaluates"):
+        api.report(tmp_path / "elsewhere")
 
 
 def test_the_nearest_training_images_are_of_the_class_that_was_answered(

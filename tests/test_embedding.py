@@ -50,7 +50,9 @@ def test_the_map_holds_the_test_images_and_pale_training_images(trained: tuple[P
     right = np.mean([p["label"] == p["predicted"] for p in content["points"] if p["role"] == "test"])
     assert right == pytest.approx(evaluation["test"]["accuracy"]["value"])
     assert content["trustworthiness"]["value"] > 0.8
-    assert found.page.is_file()
+    page = found.page.read_bytes()
+    found.page.unlink()
+    assert api.report(tmp_path / "map").read_bytes() == page
     assert len(json.loads((tmp_path / "map" / "thumbnails.json").read_text())) == len(roles)
 
 

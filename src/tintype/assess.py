@@ -27,7 +27,7 @@ from tintype.preparing import Prepared, prepare_data
 from tintype.recording import data_summary
 from tintype.records import DataSummary, Evaluation, Finding, ImageStatistics, Shift, to_plain
 from tintype.report import write_evaluation_report
-from tintype.report.assessment import assessment_content
+from tintype.report.assessment import ASSESSMENT_FILE, assessment_content
 from tintype.report.inputs import main_split
 from tintype.rundir import RunDir, numbered, sort_findings
 from tintype.runtime import Runtime, start_runtime
@@ -169,7 +169,7 @@ def evaluate_on(
     pictures = mistake_gallery(cache, chosen, reading.predictions, model.network, runtime, inverted=inverted)
     folder.write_json("gallery.json", pictures)
     folder.write_json("neighbours.json", lookalikes)
-    folder.write_json("assessment.json", content)
+    folder.write_json(ASSESSMENT_FILE, content)
     folder.write_evaluation([evaluation])
     write_evaluation_report(folder, run_dir)
     return Assessment(folder.path, evaluation, original.get(kind), findings, content, lookalikes)

@@ -49,16 +49,17 @@ def test_standardisation_has_mean_0_and_deviation_1_and_is_channels_last(per: st
 
 
 def test_a_network_is_placed_with_its_channels_last_whatever_else_it_keeps() -> None:
-    body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten())
+    convolution = nn.Conv2d(3, 8, 3, padding=1)
+    body = nn.Sequential(convolution, nn.Flatten())
     body.register_buffer("mask", torch.arange(48.0).view(2, 1, 2, 3, 4))  # of five axes, as Swin keeps them
     placed = Network(body, make_head(160, 3, "softmax"), "softmax", SHAPE)
     plain = copy.deepcopy(placed)(images())
     assert placed.place(torch.device("cpu")) is placed
-    assert body[0].weight.is_contiguous(memory_format=torch.channels_last)
-    assert not body[0].weight.is_contiguous()
+    assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not convolution.weight.is_contiguous()
     torch.testing.assert_close(placed(images()), plain)
     with pytest.raises(RuntimeError, match="rank 4"):  # why Module.to does not do; once it does, place can go
-        placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        placed.to(memory_format=torch.channels_last)
 
 
 def test_without_statistics_images_come_in_the_scale_0_to_1() -> None:

@@ -14,6 +14,7 @@ from tintype.report.reading import of_this_version
 from tintype.rundir import RunDir
 
 FORMAT = 1
+ASSESSMENT_FILE = "assessment.json"
 FAR = 2.0
 """Deviations from which on a figure of the images is in bold type."""
 _MEDIA_TYPES = ("image/png", "image/jpeg")
@@ -134,9 +135,9 @@ def assessment_view(folder: RunDir, evaluation: Evaluation | None) -> Assessment
     Raises:
         RunError: A file is damaged or from another version.
     """
-    if not (folder / "assessment.json").is_file():
+    if not (folder / ASSESSMENT_FILE).is_file():
         return None
-    content = text.printable(folder.read_json("assessment.json"))
+    content = text.printable(folder.read_json(ASSESSMENT_FILE))
     near = text.printable(folder.read_json("neighbours.json")) if (folder / "neighbours.json").is_file() else {}
     with of_this_version(str(folder.path)):
         shifts = [Shift(**item) for item in content["images"]]
