@@ -55,6 +55,9 @@ def pair():
             return x, x
     return Pair()
 
+def frozen():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 2)).requires_grad_(False)
+
 number = 3
 """
     (tmp_path / "tintype_users_net.py").write_text(source)
@@ -174,6 +177,7 @@ def test_import_path_is_as_before(write_module: str) -> None:
         ("tintype_users_net:map_out", "must give logits of shape (2, 2) or (2, 1). Got (2, 2, 8, 8)."),
         ("tintype_users_net:wrong_input", "it fails on images of shape (3, 8, 8): RuntimeError: "),
         ("tintype_users_net:pair", "must give logits of shape (2, 2) or (2, 1). Got tuple."),
+        ("tintype_users_net:frozen", "none of its weights train. Let some require a gradient."),
         (":net", "cannot be imported: ValueError: Empty module name"),
     ],
 )

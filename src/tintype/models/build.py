@@ -65,6 +65,8 @@ def build_network(
     elif config.layers is None and config.name is not None and ":" in config.name:
         module = _call_users_function(config.name, input_shape, classes)
         output = _check_users_module(config.name, module, input_shape, classes)
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            raise ConfigError(f"model {config.name}: none of its weights train. Let some require a gradient.")
         network = Network(module, nn.Identity(), output, input_shape, mean, std)
     else:
         specs = parse_layers(layers_of(config))
@@ -73,7 +75,7 @@ def build_network(
         body = build_layers(specs, input_shape)
         l2 = {f"body.{name}": factor for name, factor in l2_factors(specs).items()}
         network = Network(body, make_head(features, classes, output), output, input_shape, mean, std, l2)
-    return network.place(torch.device("cpu"))
+    return network.place()
 
 
 def backbone_of(network: Network) -> nn.Module | None:
@@ -189,9 +191,7 @@ def _arguments(
 
 
 def _check_users_module(name: str, module: nn.Module, input_shape: tuple[int, int, int], classes: int) -> OutputKind:
-    """See that the module can be trained, run two images through it, and see by the shape what it gives."""
-    if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise ConfigError(f"model {name}: none of its weights train. Let some of them require a gradient.")
+    """Run two images through the module, and see by the shape what it gives."""
     was_training = module.training
     module.eval()
     try:

@@ -74,12 +74,16 @@ class Network(nn.Module):
         """How many channels or pixels do not vary in the training images and are therefore not divided."""
         return int((self.std < LEAST_DEVIATION).sum())
 
-    def place(self, device: torch.device) -> Self:
-        """Move to a device, weights of four axes with the channels last in memory, as convolutions are fastest.
+    def place(self, device: torch.device | None = None) -> Self:
+        """Put weights of four axes in memory with the channels last, as convolutions are fastest.
 
         ``Module.to`` with that order fails on the tensors of five axes that Swin keeps.
+
+        Args:
+            device: Where everything is moved first; None leaves it where it is.
         """
-        self.to(device)
+        if device is not None:
+            self.to(device)
         for tensor in (*self.parameters(), *self.buffers()):
             if tensor.ndim == 4:
                 tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
