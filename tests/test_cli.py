@@ -57,6 +57,36 @@ def test_help_is_instant_and_needs_no_torch() -> None:
     assert min(seconds) < 1.0  # 0.2 to 0.3 s on a quiet machine; torch alone would take 2
 
 
+ENDING = """
+import atexit, sys
+from tintype import cli
+atexit.register(lambda: print("at the end", flush=True))
+def main():
+    print("x" * 1_000_000)
+    sys.stderr.write("last words")
+    sys.exit(CODE)
+cli.main = main
+cli.program()
+print("never")
+"""
+
+
+@pytest.mark.parametrize(("code", "expected"), [("None", 0), ("0", 0), ("2", 2), ("130", 130), ("'why'", 1)])
+def test_the_program_ends_at_once_and_loses_nothing(code: str, expected: int) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDING.replace("CODE", code)], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == expected
+    assert ended.stdout == "x" * 1_000_000 + "\nat the end\n"
+    assert ended.stderr.startswith("last words")
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake() -> None:
+    command = f"set -o pipefail; {sys.executable} -m tintype summary --list | head -n 1"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "cats_dogs_sample\n", "")
+
+
 def test_train_json_is_one_object_and_nothing_else(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, result = trained
     content = json.loads(result.stdout)

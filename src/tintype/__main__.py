@@ -1,5 +1,5 @@
 """``python -m tintype``, as torchrun starts it."""
 
-from tintype.cli import main
+from tintype.cli import program
 
-main()
+program()
