@@ -35,6 +35,11 @@ def test_linear_axis_of_percentages_ends_at_100() -> None:
     assert [label for _, label in axis.ticks] == ["80", "85", "90", "95", "100"]
 
 
+def test_ticks_of_a_log_axis_are_numbers_as_people_write_them() -> None:
+    assert [text for _, text in log_axis("seconds", [1.5, 5_000.0]).ticks] == ["1", "10", "100", "1,000", "10,000"]
+    assert [text for _, text in log_axis("loss", [0.002, 0.9]).ticks] == ["0.001", "0.01", "0.1", "1"]
+
+
 @given(st.lists(st.floats(min_value=1e-8, max_value=1e8), min_size=1, max_size=20))
 def test_log_axis_holds_its_values(values: list[float]) -> None:
     axis = log_axis("loss", values)

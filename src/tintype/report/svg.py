@@ -116,7 +116,8 @@ def log_axis(label: str, values: Iterable[float]) -> Axis:
     factors = (1, 2, 5) if last - first <= 2 else (1,)
     step = max(1, math.ceil((last - first) / 6))
     values_at = [factor * 10.0**power for power in range(first, last + 1, step) for factor in factors]
-    ticks = tuple((value, f"{value:.3g}") for value in values_at if value <= 10.0**last * 1.000001)
+    shown = [value for value in values_at if value <= 10.0**last * 1.000001]
+    ticks = tuple((value, f"{value:,.0f}" if 1 <= value < 1e6 else f"{value:.3g}") for value in shown)
     return Axis(label, 10.0**first, 10.0**last, ticks, log=True)
 
 
