@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import machine
 import numpy as np
@@ -149,16 +150,8 @@ def leaked_names(data: Prepared) -> set[str]:
 @contextmanager
 def nothing_kept() -> Iterator[None]:
     """A cache folder of its own: what an earlier audit of the same images kept would be found at once."""
-    before = os.environ.get("TINTYPE_CACHE")
-    with tempfile.TemporaryDirectory(prefix="tintype-nothing-kept-") as folder:
-        os.environ["TINTYPE_CACHE"] = folder
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["TINTYPE_CACHE"]
-            else:
-                os.environ["TINTYPE_CACHE"] = before
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {"TINTYPE_CACHE": folder}):
+        yield
 
 
 def time_mnist(source: Path) -> tuple[float, int, int]:

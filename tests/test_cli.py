@@ -87,6 +87,13 @@ def test_a_reader_that_has_seen_enough_is_no_mistake() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "cats_dogs_sample\n", "")
 
 
+def test_what_a_full_disk_does_not_take_is_a_mistake() -> None:
+    command = [sys.executable, "-m", "tintype", "summary", "--list"]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (2, "tintype: No space left on device.\n")
+
+
 def test_train_json_is_one_object_and_nothing_else(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, result = trained
     content = json.loads(result.stdout)

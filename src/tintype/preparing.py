@@ -165,13 +165,12 @@ def redrawn(data: Prepared, network: Network) -> Network | None:
 
     What is the same in both was not drawn but loaded, which nothing else about such a network tells.
     """
-    model, cache = data.plan.config.model, data.cache
+    model = data.plan.config.model
     if model.backbone is not None or all(parameter.requires_grad for parameter in network.parameters()):
         return None
-    mean, deviation = np.zeros(cache.geometry.channels), np.ones(cache.geometry.channels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(data.plan.config.seed + 1)
-        again = build_network(model, data.input_shape, len(cache.index.classes), mean, deviation)
+        again = build_network(model, data.input_shape, len(data.cache.index.classes), network.mean, network.std)
     _load_own(again, model)
     return again
 

@@ -44,7 +44,10 @@ def main() -> None:
     # 700: torch and timm take 2.4 s this way and 3.3 s with Python's setting. The process is ours to tune.
     gc.set_threshold(100_000, 20, 20)
     try:
-        app(standalone_mode=True)
+        try:
+            app(standalone_mode=True)
+        finally:
+            sys.stdout.flush()  # what cannot be written is said here, where there is still somebody to say it
     except RunInterrupted as stopped:
         _end(str(stopped), INTERRUPTED)
     except TintypeError as error:
@@ -76,7 +79,7 @@ def program() -> NoReturn:
             sys.stderr.write(code + "\n")
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # the reader of a pipe may be gone
+        with suppress(OSError):  # main has said so
             stream.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
 

@@ -130,19 +130,23 @@ def paired_intervals(
     assert one.paths == other.paths
     assert (one.labels == other.labels).all()
     wanted = metrics_of(one) if metrics is None else metrics
-    ours, theirs = weighted_metrics(one, wanted), weighted_metrics(other, wanted)
+    drawn = tuple(name for name in wanted if name != "ece")
+    ours, theirs = weighted_metrics(one, drawn), weighted_metrics(other, drawn)
 
     def difference(weights_NB: Floats) -> dict[str, Floats]:
         subtracted = theirs(weights_NB)
         return {name: values - subtracted[name] for name, values in ours(weights_NB).items()}
 
-    intervals = bootstrap(difference, len(one), strata=one.labels, resamples=resamples, seed=seed)
-    if "ece" in intervals:
+    intervals: dict[str, Interval] = {}
+    if drawn:
+        intervals |= bootstrap(difference, len(one), strata=one.labels, resamples=resamples, seed=seed)
+    if "ece" in wanted:
         intervals["ece"] = calibration_difference(one, other)
     p_values = swap_test(one, other, wanted, swaps=swaps, seed=seed)
     return {
-        name: (_reconciled(_widened(item, unseen(name, one.labels)), p_values[name]), p_values[name])
-        for name, item in intervals.items()
+        name: (_reconciled(_widened(intervals[name], unseen(name, one.labels)), p_values[name]), p_values[name])
+        for name in wanted
+        if name in intervals
     }
 
 

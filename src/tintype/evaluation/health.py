@@ -89,7 +89,7 @@ def examine(
     inputs: ImageCache | FeatureCache,
     rows: NDArray[np.int64],
     runtime: Runtime,
-    first: FirstWeights | None = None,
+    first: FirstWeights = FirstWeights(),
     most: int = EXAMINED_IMAGES,
 ) -> Health:
     """Look inside a trained network.
@@ -101,7 +101,7 @@ def examine(
         inputs: What that part takes: images, or what the frozen layers said of them.
         rows: The training images, positions in the index; evenly spaced ones of them are looked at.
         runtime: Device, and precision of the passes.
-        first: What :func:`note_weights` gave before training; None leaves out how far the weights moved.
+        first: What :func:`note_weights` gave before training; by default it is left out how far the weights moved.
         most: Images at most, where memory is short.
 
     Returns:
@@ -116,9 +116,7 @@ def examine(
         # In this order: the pass in training mode changes running statistics, which are put back only at the end.
         inference_loss, inference_accuracy = _pass(trained.eval(), batch, runtime, layers)
         training_loss, training_accuracy = _pass(trained.train(), batch, runtime, layers)
-        rows_of_layers = tuple(
-            layer.health(first or FirstWeights()) for layer in sorted(layers, key=lambda layer: layer.position)
-        )
+        rows_of_layers = tuple(layer.health(first) for layer in sorted(layers, key=lambda layer: layer.position))
     return Health(
         images=len(batch.indices),
         training_input=training_input,

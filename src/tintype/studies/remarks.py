@@ -71,11 +71,11 @@ def pooled_deviation(rows: Sequence[PointRow]) -> tuple[float, int] | None:
 
 def scattering(rows: Sequence[PointRow]) -> list[PointRow]:
     """The points whose accuracy changes so much more from seed to seed than that of most that pooling would hide it."""
-    several = [row for row in rows if len(row.accuracy_by_seed) > 1]
-    if len(several) < LEAST_TO_POOL:
+    deviations = [row.accuracy_deviation for row in rows if row.accuracy_deviation is not None]
+    if len(deviations) < LEAST_TO_POOL:
         return []
-    usual = statistics.median(statistics.stdev(row.accuracy_by_seed) for row in several)
-    return [row for row in several if usual > 0 and statistics.stdev(row.accuracy_by_seed) > RESTLESS * usual]
+    usual = statistics.median(deviations)
+    return [row for row in rows if usual > 0 and (row.accuracy_deviation or 0.0) > RESTLESS * usual]
 
 
 def smallest_difference(differences: Sequence[Interval]) -> float | None:
@@ -124,7 +124,7 @@ def _noise(seen: _Seen) -> list[str]:
     if pooled := pooled_deviation([row for row in seen.rows if row not in restless]):
         deviation, freedom = pooled
         others = "".join(
-            f"; {row.label} scatters more, by {text.points(statistics.stdev(row.accuracy_by_seed), sign=False)}"
+            f"; {row.label} scatters more, by {text.points(row.accuracy_deviation or 0.0, sign=False)}"
             for row in restless
         )
         found.append(
