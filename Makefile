@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format setup lock clean
+.PHONY: demo test test-multihost lint format setup lock clean
 
 demo: setup
 	$(BIN)/tintype demo
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-multihost: setup
+	$(BIN)/python -m pytest -m multihost -o "addopts=-ra --import-mode=importlib --strict-markers --strict-config"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -62,7 +62,7 @@ def kill_and_resume(folder: Path, seconds: float, seed: int, kills: int) -> None
     assert not list(run.glob(".*.tmp")) or (run / "evaluation.json").exists()
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_killed_runs_end_bit_equal(undisturbed: tuple[Path, float], seed: int) -> None:
     kill_and_resume(*undisturbed, seed=seed, kills=2)
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tintype.errors import ConfigError
+from tintype.ranks.torchrun import usable_cores
 from tintype.runtime import (
     available_memory,
     choose_inference_precision,
@@ -14,7 +15,6 @@ from tintype.runtime import (
     peak_memory_mb,
     probe_images,
     start_runtime,
-    usable_cores,
 )
 
 INPUTS = probe_images((3, 16, 16), 8, torch.device("cpu"))

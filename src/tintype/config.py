@@ -23,6 +23,7 @@ AugmentPolicy = Literal["auto", "none", "light", "photo", "digits"]
 OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "adadelta", "lbfgs"]
 ScheduleName = Literal["constant", "cosine", "one_cycle", "reduce_on_plateau"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
+CommunicationName = Literal["auto", "fp32", "bf16", "powersgd", "local_sgd"]
 
 
 OPTIONS: dict[str, str] = {
@@ -55,6 +56,10 @@ OPTIONS: dict[str, str] = {
     "device": "device",
     "precision": "precision",
     "tensorboard": "tensorboard",
+    "workers": "parallel.workers",
+    "scale_lr": "parallel.scale_lr",
+    "comm": "parallel.comm",
+    "sync_batchnorm": "parallel.sync_batchnorm",
 }
 """Options of the command line and of :func:`tintype.train`, and the settings they stand for."""
 
@@ -203,6 +208,25 @@ class FitConfig(_Section):
     head_epochs: int | None = Field(None, ge=0, description="epochs in which the head trains alone, before the rest")
 
 
+class ParallelConfig(_Section):
+    """How several processes train one network together."""
+
+    workers: int | None = Field(None, ge=1, description="processes on this machine; under torchrun it decides")
+    scale_lr: bool = Field(
+        False,
+        description="each process takes fit.batch_size images, and the learning rate grows with their number after a "
+        "warm-up; otherwise they share fit.batch_size images and nothing else changes",
+    )
+    sync_batchnorm: bool = Field(False, description="BatchNorm sees the images of all processes in training")
+    comm: CommunicationName = Field(
+        "auto", description="how gradients travel; auto measures, and takes nothing that changes more than rounding"
+    )
+    powersgd_rank: int = Field(4, ge=1, description="rank of the matrices that powersgd sends in place of gradients")
+    local_steps: int = Field(16, ge=2, description="steps between two averages of the weights with local_sgd")
+    bucket_mb: float = Field(4.0, gt=0, description="gradients that are sent together, in MiB")
+    patience_seconds: float = Field(30.0, ge=5, description="silence after which a process counts as gone")
+
+
 class HeadsConfig(_Section):
     """Many heads trained at once on the same features: every combination of these, each with every seed.
 
@@ -237,6 +261,7 @@ class RunConfig(_Section):
     model: ModelConfig = ModelConfig()
     fit: FitConfig = FitConfig()
     heads: HeadsConfig | None = None
+    parallel: ParallelConfig = ParallelConfig()
     evidence: EvidenceConfig = EvidenceConfig()
     seed: int = Field(0, ge=0, lt=2**32)
     device: str = "auto"

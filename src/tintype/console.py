@@ -33,6 +33,9 @@ class Display:
 
     Args:
         quiet: Show nothing (``--json`` keeps stderr for errors).
+
+    Attributes:
+        interrupted: Whether somebody has pressed Ctrl-C.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -47,6 +50,7 @@ class Display:
         self._started: dict[str, float] = {}
         self._told = time.monotonic()
         self._stop = False
+        self.interrupted = False
         self._table_started = False
 
     @contextmanager
@@ -66,7 +70,8 @@ class Display:
         """Turn the first Ctrl-C (or SIGTERM) into a request to stop after the step."""
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-        def request(_number: int, _frame: FrameType | None) -> None:
+        def request(number: int, _frame: FrameType | None) -> None:
+            self.interrupted |= number == signal.SIGINT
             if self._stop or not self._in_training:
                 raise KeyboardInterrupt
             self._stop = True

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from tintype.ranks.torchrun import usable_cores
 from tintype.rundir import FORMAT_VERSION, source_hash
-from tintype.runtime import Runtime, processor_name, usable_cores
+from tintype.runtime import Runtime, processor_name
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "opencv-python-headless")
 
@@ -33,6 +34,7 @@ def describe_environment(runtime: Runtime, command: str) -> dict[str, Any]:
         "cores": usable_cores(),
         "threads": runtime.threads,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "ranks": list(runtime.world.hosts) if not runtime.world.is_alone else [],
         "precision": runtime.precision,
         "precision_evidence": runtime.evidence,
         "seed": runtime.seed,

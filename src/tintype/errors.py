@@ -32,6 +32,14 @@ class RunError(TintypeError):
     """A run directory is missing, incomplete, from another version, or in the way."""
 
 
+class RankError(TintypeError):
+    """The processes that train together cannot: they differ, or one of them is gone."""
+
+
+class RankGoneError(RankError):
+    """Another process has ended or cannot be reached; torchrun starts all of them anew."""
+
+
 class RunInterrupted(TintypeError):  # noqa: N818  (nothing went wrong)
     """The user stopped a run; the message says how to go on."""
 

@@ -84,7 +84,7 @@ def learn(built: Built, data: Prepared, checkpoint: Path, watch: Watch, on_epoch
         return Learnt(fitted, inputs, heads=heads)
     rows: tuple[EpochRecord, ...] = ()
     head: LogisticHead | None = None
-    if config.fit.head_epochs and not checkpoint.exists():
+    if config.fit.head_epochs and not built.runtime.world.agree(checkpoint.exists()):
         rows, head = _head_first(built, data, config, watch, on_epoch)
     # Fine-tuning may make a network worse than its head alone had made it.
     start = max(reversed(rows), key=lambda row: monitored(config.fit, row)) if rows else None
@@ -121,6 +121,8 @@ def _inputs(
         f"frozen layers: {values} values an image, {views}, {needed / 2**20:,.1f} MiB on disk, "
         + ("run once" if features.was_built else "run earlier")
     )
+    if features.sharing:
+        watch.on_message(features.sharing)
     return features
 
 
@@ -162,7 +164,8 @@ def _fit(
         return replace(record, epoch=record.epoch + epochs_before)
 
     fitted = fit(
-        trained, inputs, data.split, config.fit, config.augment, built.runtime, checkpoint=checkpoint, start=start,
+        trained, inputs, data.split, config.fit, config.augment, built.runtime, parallel=config.parallel,
+        checkpoint=checkpoint, start=start,
         on_epoch=lambda record: on_epoch(numbered(record), epochs), on_progress=watch.on_progress,
         should_stop=watch.should_stop,
     )  # fmt: skip

@@ -11,6 +11,8 @@ import torch
 from tintype.config import ModelConfig, RunConfig
 from tintype.data.audit import Audit, audit
 from tintype.data.cache import ImageCache, build_cache, scan_headers
+from tintype.data.decode import geometry_of
+from tintype.data.same import require_same_images
 from tintype.data.shift import image_statistics
 from tintype.data.sources import read_index
 from tintype.data.split import Split, make_split
@@ -21,9 +23,11 @@ from tintype.models.graph import Boundary, find_boundary
 from tintype.models.network import Network
 from tintype.models.pretrained import find_weights
 from tintype.models.weights import load_weights
-from tintype.planning import Plan, plan_data, plan_training
+from tintype.planning import Plan, plan_data, plan_ranks, plan_training
+from tintype.ranks.world import ALONE, World
 from tintype.records import ImageStatistics
 from tintype.runtime import Runtime, available_memory, choose_precision, import_ahead, probe_images, start_runtime
+from tintype.training.communication import choose_method
 from tintype.training.features import CutNetwork, choose_front_precision, cut_network, some_features
 from tintype.training.memory import activation_bytes, largest_micro_batch
 from tintype.watch import Watch
@@ -51,24 +55,34 @@ def input_shape(cache: ImageCache) -> tuple[int, int, int]:
     return cache.geometry.channels, cache.geometry.size, cache.geometry.size
 
 
-def prepare_data(config: RunConfig, watch: Watch) -> Prepared:
+def prepare_data(config: RunConfig, watch: Watch, world: World = ALONE) -> Prepared:
     """Read, plan, decode, split and audit; the part of a run that needs no network.
+
+    Args:
+        config: Settings; what is None is chosen.
+        watch: Progress and messages.
+        world: The processes that train together; each of them calls this with data of its own, which must be the same.
 
     Raises:
         ConfigError: The device does not exist here; said before anything is decoded.
         DataError: The data cannot be used as it is.
+        RankError: The ranks' data differ.
     """
-    runtime = start_runtime(config.device, config.threads, config.seed)
+    runtime = start_runtime(config.device, config.threads, config.seed, world)
     index = read_index(config.data)
     watch.on_message(index.description)
     headers = scan_headers(index, config.data, watch.on_progress)
     plan = plan_data(config, index, headers)
     if plan.config.model.backbone is not None:
         import_ahead("timm")  # two seconds that reading and decoding can hide
-    cache = build_cache(index, plan.config.data, watch.on_progress)
+    require_same_images(index, geometry_of(plan.config.data), world)
+    cache = build_cache(index, plan.config.data, watch.on_progress, world)
+    if cache.sharing:
+        watch.on_message(cache.sharing)
     split = make_split(index, cache.usable, plan.config.data, plan.config.seed)
     watch.on_message(split.description)
     plan = plan_training(plan, len(index.classes), len(split.train))
+    plan = plan_ranks(plan, world.size, len(split.train))
     found = audit(cache, split, watch.on_progress)
     return Prepared(plan, runtime, cache, split, found, image_statistics(cache, split.train))
 
@@ -185,8 +199,14 @@ def _settle_computing(plan: Plan, trained: Network, runtime: Runtime, inputs: to
     """Choose precision and micro-batch for what trains, given a batch like those it will see."""
     config = plan.config
     runtime = choose_precision(runtime, trained, inputs, config.precision)
+    precision, evidence = runtime.world.agree((runtime.precision, runtime.evidence))
+    runtime = replace(runtime, precision=precision, evidence=evidence)
     reason = runtime.evidence if config.precision == "auto" else None
     plan = plan.settled("precision", runtime.precision, reason).settled("threads", runtime.threads)
+    if not runtime.world.is_alone:
+        gradients = sum(weight.numel() for weight in trained.parameters() if weight.requires_grad)
+        method, reason = choose_method(config.parallel, runtime, gradients)
+        plan = plan.settled("parallel.comm", method, reason if config.parallel.comm == "auto" else None)
     return _fit_into_memory(plan, trained, runtime, inputs[:2]), runtime
 
 
@@ -197,9 +217,12 @@ def _fit_into_memory(plan: Plan, network: Network, runtime: Runtime, inputs: tor
     if plan.config.fit.micro_batch is not None:
         return plan
     needed = activation_bytes(network, inputs, runtime)
-    free = available_memory(runtime.device, plan.config.memory_gb)
-    part = largest_micro_batch(batch_size, needed, free)
-    if part == batch_size:
+    world = runtime.world
+    sharing = 1 if runtime.device.type == "cuda" else world.local_size
+    free = available_memory(runtime.device, plan.config.memory_gb) // sharing
+    share = -(-batch_size // world.size)
+    part = largest_micro_batch(share, needed, free)
+    if part == share:
         return plan.settled("fit.micro_batch", part)
     reason = (
         f"{needed / 2**20:,.1f} MiB of activations an image, {free / 2**20:,.0f} MiB free; gradients are added up, "

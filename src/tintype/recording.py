@@ -28,6 +28,7 @@ from tintype.runtime import Runtime, peak_memory_mb
 from tintype.serving.model import Model
 from tintype.training.fit import Fitted
 
+RANK_LOGS = "rank*.log"
 SIZES_SHOWN = 20
 
 
@@ -38,7 +39,8 @@ def new_run_dir(output: Path | None, source: Path) -> RunDir:
         RunError: ``output`` exists and is not empty.
     """
     if output is not None:
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        # What other ranks have logged there is no run.
+        if output.exists() and (not output.is_dir() or any(not item.match(RANK_LOGS) for item in output.iterdir())):
             remedy = f"Take another name, or go on with `tintype train --resume {output}`."
             raise RunError(f"{output} exists already and is not empty. {remedy}")
         return RunDir(output)

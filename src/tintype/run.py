@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.config import RunConfig, load_config
+from tintype.config import ParallelConfig, RunConfig
 from tintype.diagnosis import diagnose
 from tintype.diagnosis.facts import read_facts
 from tintype.embedding import embed_run
 from tintype.errors import NonFiniteError, RunError, RunInterrupted
 from tintype.evaluation.calibration import calibrated, fit_temperature
-from tintype.evaluation.health import note_weights
+from tintype.evaluation.health import FirstWeights, note_weights
 from tintype.evaluation.metrics import evaluate
 from tintype.evaluation.predict import predict
 from tintype.evidence import gather_evidence
 from tintype.learning import Learnt, learn
 from tintype.models.summary import summarize
 from tintype.preparing import Built, Prepared, build, prepare_data, redrawn
+from tintype.ranks.world import World
 from tintype.recording import (
     add_findings,
     finish_environment,
     gallery,
     look_inside,
-    new_run_dir,
     open_run,
     trained_model,
     tried,
@@ -36,6 +36,15 @@ from tintype.records import EpochRecord, Evaluation, Finding, Predictions, Split
 from tintype.report import write_report
 from tintype.rundir import RunDir
 from tintype.serving.model import save_model
+from tintype.together import (
+    agree_on_run_dir,
+    elected,
+    own_watch,
+    ranks_of,
+    require_same_data,
+    returned,
+    settings_of,
+)
 from tintype.training.checkpoint import CHECKPOINT
 from tintype.training.layer_features import require_layer
 from tintype.training.optim import import_optimizers_ahead
@@ -76,37 +85,41 @@ class Run:
         return self.path / "report.html"
 
 
-def start_run(config: RunConfig, output: Path | None = None, watch: Watch = Watch()) -> Run:
+def start_run(config: RunConfig, output: Path | None = None, watch: Watch = Watch(), world: World | None = None) -> Run:
     """Train a classifier and write its run directory.
 
     Args:
         config: Settings; what is None is chosen from the data.
         output: The run directory; None for ``runs/NAME`` with a number where that exists.
         watch: Progress, messages and stopping.
+        world: The ranks that make this run together; None for all that torchrun has started.
 
     Raises:
         TintypeError: With one line that says what is wrong and what to do.
     """
     source = Path(config.data.source).expanduser().absolute()
-    run_dir = new_run_dir(output, source)
-    return _execute(config.replace({"data.source": str(source)}), run_dir, watch)
+    config = config.replace({"data.source": str(source)})
+    with ranks_of(world, config.parallel) as ranks:
+        run_dir, ranks = agree_on_run_dir(ranks, output, source)
+        return _go_on(ranks, run_dir, watch, config)
 
 
-def resume_run(path: Path, watch: Watch = Watch()) -> Run:
+def resume_run(path: Path, watch: Watch = Watch(), world: World | None = None) -> Run:
     """Go on with a run that was stopped or killed; it ends as if it had not been.
+
+    Args:
+        path: The run directory.
+        watch: Progress, messages and stopping.
+        world: As for :func:`start_run`.
 
     Raises:
         RunError: There is no such run, it is finished, or its images changed.
     """
     run_dir = RunDir(path)
-    if not (run_dir / "config.toml").is_file():
-        raise RunError(f"{path} holds no config.toml: there is nothing to resume. Start with `tintype train DATA`.")
-    if run_dir.is_complete:
-        if not (run_dir / "report.html").exists():  # killed between the last figure and the report
-            write_report(run_dir)
-            return load_run(path)
-        raise RunError(f"{path} is finished already; its report is {run_dir / 'report.html'}.")
-    return _execute(load_config(run_dir / "config.toml"), run_dir, watch)
+    with ranks_of(world, ParallelConfig()) as ranks:
+        ranks = elected(ranks, run_dir)
+        ranks.ask_writer(lambda: _require_resumable(run_dir))
+        return _go_on(ranks, run_dir, watch)
 
 
 def load_run(path: Path) -> Run:
@@ -120,16 +133,47 @@ def load_run(path: Path) -> Run:
     return Run(path, run_dir.read_evaluation(), tuple(run_dir.read_history()), tuple(run_dir.read_findings()))
 
 
-def _execute(config: RunConfig, run_dir: RunDir, watch: Watch) -> Run:
+def _require_resumable(run_dir: RunDir) -> None:
+    if not (run_dir / "config.toml").is_file():
+        remedy = "there is nothing to resume. Start with `tintype train DATA`."
+        raise RunError(f"{run_dir.path} holds no config.toml: {remedy}")
+    if run_dir.is_complete and (run_dir / "report.html").exists():
+        raise RunError(f"{run_dir.path} is finished already; its report is {run_dir / 'report.html'}.")
+
+
+def _go_on(world: World, run_dir: RunDir, watch: Watch, config: RunConfig | None = None) -> Run:
+    """Do what is left of a run: all of it, what lies behind its checkpoint, or the report.
+
+    Args:
+        world: The ranks.
+        run_dir: The run, which may not exist yet.
+        watch: Progress, messages and stopping.
+        config: Settings for a run that does not exist yet, and where this rank has the images.
+    """
+    watch = own_watch(world, run_dir, watch)
+    is_there, is_complete = world.ask_writer(lambda: ((run_dir / "config.toml").is_file(), run_dir.is_complete))
+    if is_there:
+        config = settings_of(world, run_dir, None if config is None else config.data.source)
+    assert config is not None
+    if not is_complete:
+        _execute(config, run_dir, watch, world)
+    elif world.is_writer:  # killed between the last figure and the report
+        write_report(run_dir)
+    with returned(world, run_dir) as folder:
+        return replace(load_run(folder), path=run_dir.path)
+
+
+def _execute(config: RunConfig, run_dir: RunDir, watch: Watch, world: World) -> None:
     """A run from its settings to its report; goes on from the directory's checkpoint where there is one."""
     started = time.monotonic()
     import_optimizers_ahead()
-    data = prepare_data(config, watch)
+    data = prepare_data(config, watch, world)
+    require_same_data(world, data)
     built = build(data)
     layer = built.plan.config.evidence.embedding
     if layer is not None:
         require_layer(built.network, layer)
-    open_run(run_dir, built.plan, data, built.network, built.runtime)
+    world.ask_writer(lambda: open_run(run_dir, built.plan, data, built.network, built.runtime))
     for line in _aligned(built.plan.choices):
         watch.on_message(line)
     try:
@@ -138,21 +182,40 @@ def _execute(config: RunConfig, run_dir: RunDir, watch: Watch) -> Run:
         raise RunInterrupted(f"{stopped} Go on with: tintype train --resume {run_dir.path}") from None
     except KeyboardInterrupt:
         raise RunInterrupted(f"stopped. Go on with: tintype train --resume {run_dir.path}") from None
+    world.ask_writer(lambda: _report(run_dir, layer, watch))
+
+
+def _report(run_dir: RunDir, layer: str | None, watch: Watch) -> None:
     if layer is not None:
         embed_run(run_dir.path, layer=layer, watch=watch)
     write_report(run_dir)
-    return load_run(run_dir.path)
 
 
 def _train_and_evaluate(built: Built, data: Prepared, run_dir: RunDir, watch: Watch, started: float) -> None:
-    """Everything between an opened run directory and its last file, ``evaluation.json``."""
-    config = built.plan.config
+    """Everything between an opened run directory and its last file, ``evaluation.json``.
+
+    All ranks train and classify; the writer judges and writes.
+    """
     first_weights = note_weights(built.network, redrawn(data, built.network))
     training_started = time.monotonic()
     learnt = _learn(built, data, run_dir, watch)
     training_seconds = time.monotonic() - training_started
 
     predictions, temperature = _predict(built, learnt, data, watch)
+    world = built.runtime.world
+    built = replace(built, runtime=built.runtime.by_itself)
+    seconds = (started, training_seconds)
+    world.ask_writer(
+        lambda: _judge(built, data, learnt, predictions, temperature, first_weights, run_dir, watch, seconds)
+    )
+
+
+def _judge(
+    built: Built, data: Prepared, learnt: Learnt, predictions: list[Predictions], temperature: float,
+    first_weights: FirstWeights, run_dir: RunDir, watch: Watch, seconds: tuple[float, float],
+) -> None:  # fmt: skip
+    """From predictions to ``evaluation.json``: figures, what stands beside them, and what went wrong."""
+    config, (started, training_seconds) = built.plan.config, seconds
     leaked = np.isin(data.split.test, data.audit.leaked_test)
     evaluations = [evaluate(item, leaked=leaked if item.split == "test" else None) for item in predictions]
     evidence = gather_evidence(data, predictions, built.runtime, run_dir, watch)
@@ -181,12 +244,14 @@ def _aligned(choices: tuple[tuple[str, str, str], ...]) -> list[str]:
 def _learn(built: Built, data: Prepared, run_dir: RunDir, watch: Watch) -> Learnt:
     """Train, with the history on disk after each epoch; what a loss that is not finite showed is kept as a finding."""
     history = run_dir.read_history() if (run_dir / "history.jsonl").exists() else []
-    write_events = epoch_writer(run_dir / "tensorboard") if built.plan.config.tensorboard else None
+    is_writer = built.runtime.world.is_writer
+    write_events = epoch_writer(run_dir / "tensorboard") if built.plan.config.tensorboard and is_writer else None
 
     def on_epoch(record: EpochRecord, epochs: int) -> None:
         # A resumed run goes on from its checkpoint, which may be older than the last row.
         history[:] = [*(row for row in history if row.epoch < record.epoch), record]
-        run_dir.write_history(history)
+        if is_writer:
+            run_dir.write_history(history)
         if write_events is not None:
             write_events(record)
         watch.on_epoch(record, epochs)
@@ -194,11 +259,13 @@ def _learn(built: Built, data: Prepared, run_dir: RunDir, watch: Watch) -> Learn
     try:
         learnt = learn(built, data, run_dir / CHECKPOINT, watch, on_epoch)
     except NonFiniteError as error:
-        add_findings(run_dir, [error.finding])
+        if is_writer:
+            add_findings(run_dir, [error.finding])
         raise
     # A run that was killed between its checkpoint and its row has the row in the checkpoint alone.
     rows = learnt.fitted.history
-    run_dir.write_history([*(row for row in history if row.epoch < rows[0].epoch), *rows])
+    if is_writer:
+        run_dir.write_history([*(row for row in history if row.epoch < rows[0].epoch), *rows])
     return learnt
 
 

@@ -23,6 +23,8 @@ from torch import nn
 
 from tintype.config import PrecisionName
 from tintype.errors import ConfigError
+from tintype.ranks.torchrun import usable_cores
+from tintype.ranks.world import ALONE, World
 
 PROBE_PIXELS = 200_000
 """Most pixels in the probe's batch: 6 images of 180 px, or 255 of 28 px; large enough to be representative."""
@@ -44,6 +46,7 @@ class Runtime:
         seed: Root of everything random.
         precision: ``fp32`` or ``bf16`` (autocast; weights stay fp32).
         evidence: Why this precision, with the probe's figures.
+        world: The processes that train together, seen from this one.
     """
 
     device: torch.device
@@ -51,24 +54,33 @@ class Runtime:
     seed: int
     precision: PrecisionName = "fp32"
     evidence: str = ""
+    world: World = ALONE
+
+    @property
+    def by_itself(self) -> Runtime:
+        """The same for work that the other processes have no part in."""
+        return replace(self, world=ALONE)
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which forward passes run."""
         return autocast(self.device, self.precision)
 
 
-def start_runtime(device: str, threads: int | None, seed: int) -> Runtime:
+def start_runtime(device: str, threads: int | None, seed: int, world: World = ALONE) -> Runtime:
     """Choose the device and set the thread count.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads, or None for all that this process may use.
         seed: Root of everything random in the run.
+        world: The processes that train together. Those of one machine share its cores, and each has a GPU of its own.
 
     Raises:
         ConfigError: The device does not exist here.
     """
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if name == "cuda" and world.local_size > 1:
+        name = f"cuda:{world.local_rank}"
     try:
         chosen = torch.device(name)
     except RuntimeError:
@@ -85,7 +97,7 @@ def start_runtime(device: str, threads: int | None, seed: int) -> Runtime:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-    return Runtime(device=chosen, threads=count, seed=seed)
+    return Runtime(device=chosen, threads=count, seed=seed, world=world)
 
 
 def _keep_freed_memory() -> None:
@@ -122,13 +134,6 @@ def one_thread_each() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def usable_cores() -> int:
-    """CPU cores this process may use, at least one."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def autocast(device: torch.device, precision: PrecisionName) -> AbstractContextManager[object]:

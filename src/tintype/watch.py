@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
 from tintype.records import EpochRecord, OnProgress, silent
 
@@ -23,3 +25,22 @@ class Watch:
     on_message: Callable[[str], None] = lambda _: None
     on_epoch: Callable[[EpochRecord, int], None] = lambda _record, _epochs: None
     should_stop: Callable[[], bool] = lambda: False
+
+
+def log_watch(path: Path, should_stop: Callable[[], bool]) -> Watch:
+    """A watch that adds lines to a file instead of talking to anybody.
+
+    Args:
+        path: The file; its folder is made.
+        should_stop: As in :class:`Watch`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(line: str) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n")
+
+    def on_epoch(record: EpochRecord, epochs: int) -> None:
+        write(f"epoch {record.epoch} of {epochs}: train loss {record.train_loss:.4f}, {record.seconds:.1f} s")
+
+    return Watch(on_message=write, on_epoch=on_epoch, should_stop=should_stop)

@@ -18,9 +18,8 @@ import pytest
 from PIL import Image
 
 from tintype.config import DataConfig
-from tintype.data import cache as cache_module
+from tintype.data import decoding, store
 from tintype.data import headers as headers_module
-from tintype.data import store
 from tintype.data.cache import ImageCache, build_cache, scan_headers
 from tintype.data.decode import Geometry, Header, decode_image, read_header
 from tintype.data.sources import read_index, relabel
@@ -91,7 +90,7 @@ def test_headers_agree_with_the_cache(photos: Path) -> None:
 
 def test_a_second_call_opens_the_first_ones(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = build(photos)
-    monkeypatch.setattr(cache_module, "decode_with_header", None)  # decoding again would fail
+    monkeypatch.setattr(decoding, "decode_with_header", None)  # decoding again would fail
     second = build(photos)
     assert not second.was_built
     assert np.array_equal(first.images, second.images)

@@ -4,6 +4,7 @@ import os
 import tempfile
 import zlib
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,29 @@ def test_what_is_written_in_any_order_is_read_and_any_flipped_bit_is_noticed(dat
         damaged[place] ^= 1 << data.draw(st.integers(0, 7))
         path.write_bytes(damaged)
         assert not is_intact(map_rows(path, rows.shape, np.uint16), checksums, block_bytes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_rows_that_come_in_pieces_of_any_length_and_order_are_the_same_file(data: st.DataObject) -> None:
+    count, per_block = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 9))
+    rows = np.random.default_rng(count).integers(0, 2**16, (count, 3)).astype(np.uint16)
+    cuts = sorted({0, count, *data.draw(st.lists(st.integers(0, count), max_size=12))})
+    with tempfile.TemporaryDirectory() as folder:
+        expected = write(Path(folder) / "whole", rows, list(range(-(-count // per_block))), 6 * per_block)
+        with closing(RowWriter(Path(folder) / "pieces", count, 6, 6 * per_block)) as writer:
+            for start, stop in data.draw(st.permutations(list(pairwise(cuts)))):
+                writer.add(start, rows[start:stop])
+            writer.sync()
+            assert writer.checksums.tolist() == expected.tolist()
+        assert (Path(folder) / "pieces").read_bytes() == rows.tobytes()
+
+
+def test_a_file_that_lacks_rows_is_not_finished(tmp_path: Path) -> None:
+    with closing(RowWriter(tmp_path / "rows", 10, 2, 8)) as writer:
+        writer.add(0, np.zeros((5, 1), np.uint16))
+        with pytest.raises(AssertionError, match=r"blocks \[1\] lack rows"):
+            writer.sync()
 
 
 def test_a_non_contiguous_block_is_written_row_by_row(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from shapes import make_shapes
 
 from tintype.config import RunConfig
 from tintype.errors import ConfigError, RunInterrupted
+from tintype.ranks.torchrun import usable_cores
 from tintype.report.studyfile import read_study_table
 from tintype.rundir import RunDir
-from tintype.runtime import usable_cores
 from tintype.studies import jobs as jobs_module
 from tintype.studies import load_study, run_study
 from tintype.studies.folder import StudyFolder

@@ -218,7 +218,7 @@ def test_quick_then_the_command_line_win_over_the_file(tmp_path: Path) -> None:
         ('name = "x"\nseeds = "3"\n[axes]\n"fit.epochs" = [1]', "seeds: "),
         (
             'name = "x"\nkind = "dept"\n[axes]\n"fit.epochs" = [1]',
-            "kind must be one of data size, ablation, models, depth, learning rate, devices, grid",
+            "kind must be one of data size, ablation, models, depth, learning rate, devices, scaling, grid",
         ),
         ('name = "x"\nkind = "depth"\n[axes]\n"fit.epochs" = [1]', r'needs the axis "model\.depth"'),
         ('name = "x"\nsteps = 3\n[axes]\n"fit.epochs" = [1]', r"no steps in a study.*under \[base\]"),

@@ -21,6 +21,7 @@ from tintype.evaluation.predict import predict
 from tintype.models.build import backbone_of, build_network
 from tintype.models.graph import find_boundary
 from tintype.models.network import Network
+from tintype.ranks.world import World
 from tintype.runtime import Runtime, start_runtime
 from tintype.training.features import CutNetwork, choose_front_precision, cut_network, features_key, run_frozen
 
@@ -165,6 +166,16 @@ def test_the_precision_is_measured_once_or_as_set(images: tuple[ImageCache, Spli
         features_of(cut, images, FIT.model_copy(update={"feature_precision": kept}))
         precision, evidence = choose_front_precision(cut, runtime(), cache, "auto")
         assert (precision, "are kept" in evidence) == (kept, True)
+
+
+def test_ranks_take_the_precision_that_any_of_them_has_kept(images: tuple[ImageCache, Split]) -> None:
+    class Others(World):
+        def any(self, *flags: bool) -> tuple[bool, ...]:
+            assert flags == (False, False)
+            return (False, True)  # another rank has features in fp32
+
+    chosen = choose_front_precision(cut_at("all")[1], replace(runtime(), world=Others()), images[0], "auto")
+    assert chosen == ("fp32", "the features of these images are kept in it")
 
 
 def test_pretrained_features_tell_cats_from_dogs(

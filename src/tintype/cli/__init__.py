@@ -15,9 +15,10 @@ from typing import NoReturn
 import typer
 
 from tintype.cli import compare, diagnose, embed, judge, study, train, use
+from tintype.cli.ranks import INTERRUPTED
+from tintype.ranks.torchrun import rank_of_process
 
 USER_ERROR = 2
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="tintype",
@@ -38,8 +39,10 @@ app.command(name="import")(use.import_)
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2."""
-    from tintype.errors import RunInterrupted, TintypeError
+    from tintype.errors import RankGoneError, RunInterrupted, TintypeError
 
+    if rank_of_process() is not None:
+        _begin_as_rank()
     # The libraries make a million objects while they are imported, which the collector would look through every
     # 700: torch and timm take 2.4 s this way and 3.3 s with Python's setting. The process is ours to tune.
     gc.set_threshold(100_000, 20, 20)
@@ -50,6 +53,8 @@ def main() -> None:
             sys.stdout.flush()  # what cannot be written is said here, where there is still somebody to say it
     except RunInterrupted as stopped:
         _end(str(stopped), INTERRUPTED)
+    except RankGoneError:
+        _end_missing_a_rank()
     except TintypeError as error:
         _end(f"tintype: {error}", USER_ERROR)
     except KeyboardInterrupt:
@@ -84,6 +89,30 @@ def program() -> NoReturn:
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
+def _begin_as_rank() -> None:
+    """What a process under torchrun does first: end as before, where starting anew would change nothing."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a store that is gone is no reason for stack traces
+    from tintype.ranks.outcome import ended_before
+
+    code = ended_before()
+    if code is not None:
+        sys.exit(code)
+
+
 def _end(line: str, code: int) -> NoReturn:
-    sys.stderr.write(line + "\n")
+    if rank_of_process() is None:
+        sys.stderr.write(line + "\n")
+    else:
+        from tintype.ranks.outcome import note_end, tell_once
+
+        if code == USER_ERROR:
+            note_end(code)
+        tell_once(line, start="")
     sys.exit(code)
+
+
+def _end_missing_a_rank() -> NoReturn:
+    """End at once and silently, for torchrun to start all ranks anew; whoever noticed first has said why."""
+    from tintype.ranks.alive import PEER_LOST
+
+    os._exit(PEER_LOST)

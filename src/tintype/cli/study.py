@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tintype.cli.options import AsJson, Output, Settings
+from tintype.cli.options import AsJson, Output, Settings, Workers
+from tintype.cli.ranks import note_stop, start_workers
 from tintype.cli.telling import print_json
+from tintype.ranks.torchrun import is_first
 
 if TYPE_CHECKING:
     from tintype.studies import StudyResult
@@ -22,10 +24,12 @@ def study(
     output: Output = None,
     quick: Annotated[bool, typer.Option("--quick", help="the small size that the file describes")] = False,
     jobs: Annotated[int, typer.Option(help="runs at a time, each a process with its share of the cores")] = 1,
+    workers: Workers = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Do a whole experiment: many runs, one table, one report."""
+    start_workers(workers)
 
     def work(watch: Watch) -> StudyResult:
         from tintype import api
@@ -40,10 +44,17 @@ def study(
 def study_and_tell(work: Callable[[Watch], StudyResult], as_json: bool) -> None:
     """Do a study, then show its table."""
     from tintype.console import Display, error_console, show_study
+    from tintype.errors import RunInterrupted
 
-    display = Display(quiet=as_json)
-    with display.stoppable(), display.watching() as watch:
-        result = work(watch)
+    display = Display(quiet=as_json or not is_first())
+    try:
+        with display.stoppable(), display.watching() as watch:
+            result = work(watch)
+    except RunInterrupted:
+        note_stop(display)
+        raise
+    if not is_first():
+        return
     if as_json:
         print_json({"study": result.path, "table": result.table})
         return

@@ -15,6 +15,7 @@ from tintype.cli.options import (
     Backbone,
     BatchSize,
     Classes,
+    Comm,
     Cut,
     Depth,
     Device,
@@ -30,14 +31,19 @@ from tintype.cli.options import (
     OptionalData,
     Output,
     Resize,
+    ScaleLr,
     Seed,
     Settings,
     SkipBad,
+    SyncBatchNorm,
     Views,
     Weights,
+    Workers,
 )
+from tintype.cli.ranks import note_stop, start_workers
 from tintype.cli.study import study_and_tell
 from tintype.cli.telling import comma_separated, print_json, worth_showing
+from tintype.ranks.torchrun import is_first
 
 if TYPE_CHECKING:
     from tintype.run import Run
@@ -81,6 +87,10 @@ def train(
     augment: Augment = None,
     seed: Seed = None,
     device: Device = None,
+    workers: Workers = None,
+    scale_lr: ScaleLr = False,
+    comm: Comm = None,
+    sync_batchnorm: SyncBatchNorm = False,
     skip_bad: SkipBad = False,
     allow_small: AllowSmall = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write event files too")] = False,
@@ -95,9 +105,10 @@ def train(
         "image_size": image_size, "resize": resize, "epochs": epochs,
         "batch_size": batch_size, "learning_rate": learning_rate, "optimizer": optimizer, "augment": augment,
         "seed": seed, "device": device, "skip_bad": skip_bad or None, "allow_small": allow_small or None,
-        "tensorboard": tensorboard or None,
+        "tensorboard": tensorboard or None, "scale_lr": scale_lr or None, "comm": comm,
+        "sync_batchnorm": sync_batchnorm or None,
     }  # fmt: skip
-
+    start_workers(workers)
     if backbone is not None and len(backbone) > 1:
         if resume is not None:
             _refuse_with_resume(backbone)
@@ -126,10 +137,17 @@ def _refuse_with_resume(*given: Any) -> None:
 
 def _train_and_tell(work: Callable[[Watch], Run], as_json: bool) -> None:
     from tintype.console import Display, error_console, headline, show_findings
+    from tintype.errors import RunInterrupted
 
-    display = Display(quiet=as_json)
-    with display.stoppable(), display.watching() as watch:
-        run = work(watch)
+    display = Display(quiet=as_json or not is_first())
+    try:
+        with display.stoppable(), display.watching() as watch:
+            run = work(watch)
+    except RunInterrupted:
+        note_stop(display)
+        raise
+    if not is_first():
+        return
     if as_json:
         evaluation = {split: item.metrics for split, item in run.evaluations.items()}
         print_json({"run": run.path, "evaluation": evaluation})

@@ -110,6 +110,7 @@ def train_batches(
     device: torch.device,
     first_step: int = 0,
     threads: int = 1,
+    part: slice = slice(None),
 ) -> Iterator[Batch]:
     """Yield an epoch's batches, shuffled and augmented.
 
@@ -125,11 +126,13 @@ def train_batches(
         device: Where the images go. On a GPU they are also augmented there.
         first_step: Leave out the steps before this one; those that follow are the same as without it.
         threads: CPU threads that augment.
+        part: Which of each step's images to yield: those of one rank among several.
 
     Raises:
         DataError: The subset is empty.
     """
-    plan = plan_epoch(subset, batch_size, seed, epoch, steps)
+    whole = plan_epoch(subset, batch_size, seed, epoch, steps)
+    plan = EpochPlan(whole.indices[:, part], whole.passes[:, part])
     steps_left = range(first_step, len(plan.indices))
     if isinstance(cache, FeatureCache):
         views = (plan.indices + plan.passes) % cache.views

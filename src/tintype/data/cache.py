@@ -8,37 +8,36 @@ times and by the geometry, so a changed file or setting never reads a stale one.
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 
 from tintype.config import DataConfig
-from tintype.data.decode import (
-    DECODE_VERSION,
-    Geometry,
-    UnreadableImageError,
-    decode_with_header,
-    geometry_of,
-    read_file,
-)
+from tintype.data.decode import DECODE_VERSION, Geometry, geometry_of
+from tintype.data.decoding import Decoder, check_bad
 from tintype.data.headers import Headers, files_stamp, scan_headers
-from tintype.data.index import ImageIndex, counted, listed, shown
+from tintype.data.index import ImageIndex
 from tintype.data.parallel import in_slices
 from tintype.data.shelf import open_or_build
-from tintype.data.store import Facts, Stored, StoreWriter, open_store
+from tintype.data.store import Stored, StoreWriter, check_space, open_store
 from tintype.errors import DataError
 from tintype.records import OnProgress, silent
 from tintype.rundir import cache_folder
 
+if TYPE_CHECKING:
+    from tintype.data.team import Team
+    from tintype.ranks.world import World  # imports torch, which a single process that decodes does not need
+
 __all__ = ["Headers", "ImageCache", "build_cache", "scan_headers"]
 
-_SPARE_BYTES = 2**26
-_LISTED_BAD = 20
+_WHAT = "decoded images"
+_WAITING = "waiting for another process that decodes the same images"
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,7 @@ class ImageCache:
         content_hash: BLAKE2b of a file's bytes or an array's pixels, uint64, shape (N,).
         fingerprint: Hash of identifiers, contents and geometry; it stays the same when files are copied.
         was_built: False when an earlier build was opened.
+        sharing: How the ranks of a run shared the work, for people; empty where there was none, or a single process.
     """
 
     index: ImageIndex
@@ -70,37 +70,77 @@ class ImageCache:
     content_hash: NDArray[np.uint64]
     fingerprint: str
     was_built: bool
+    sharing: str = ""
 
 
-def build_cache(index: ImageIndex, config: DataConfig, on_progress: OnProgress = silent) -> ImageCache:
+def build_cache(
+    index: ImageIndex, config: DataConfig, on_progress: OnProgress = silent, world: World | None = None
+) -> ImageCache:
     """Decode every image of ``index``, or open what an earlier call decoded.
 
     Args:
         index: The images; at least one.
         config: Resolved settings: ``image_size``, ``color`` and ``resize`` are concrete.
         on_progress: Told of decoding, and of waiting for another process that decodes the same images.
+        world: Ranks that all call this with the same images (:mod:`tintype.data.same` makes sure) and share the work;
+            None for a single process.
 
     Raises:
         DataError: Images are unreadable and ``skip_bad`` is off (all of them have been tried, and are named), none
-            is readable, or the cache folder cannot be written or is too small.
+            is readable, or the cache folder cannot be written or is too small; the same on all ranks.
+        RankError: Ranks have opened caches of other images.
     """
     if not len(index):
         raise DataError("there are no images to decode.")
     geometry = geometry_of(config)
-    shape = (len(index), *geometry.shape)
-    key = _key(index, geometry, config.max_megapixels)
-    final = cache_folder() / "images" / key
+    final = cache_folder() / "images" / _key(index, geometry, config.max_megapixels)
+    if world is None or world.is_alone:
+        cache = _alone(index, geometry, config, final, on_progress)
+    else:
+        cache = _shared(index, geometry, config, final, on_progress, world)
+    check_bad(cache.bad, len(index), config.skip_bad)
+    return cache
+
+
+def _alone(
+    index: ImageIndex, geometry: Geometry, config: DataConfig, final: Path, on_progress: OnProgress
+) -> ImageCache:
     stored, was_built = open_or_build(
         final,
         len(index),
-        try_open=lambda verify: open_store(final, shape, verify),
+        try_open=lambda verify: open_store(final, (len(index), *geometry.shape), verify),
         build=lambda folder: _build(index, geometry, config, folder, on_progress),
-        what="decoded images",
-        waiting="waiting for another process that decodes the same images",
+        what=_WHAT,
+        waiting=_WAITING,
         on_progress=on_progress,
     )
-    cache = _cache_of(index, geometry, stored, was_built)
-    _check_bad(cache.bad, len(index), config.skip_bad)
+    return _cache_of(index, geometry, stored, was_built)
+
+
+def _shared(
+    index: ImageIndex, geometry: Geometry, config: DataConfig, final: Path, on_progress: OnProgress, world: World
+) -> ImageCache:
+    from tintype.data.joint import build_jointly
+    from tintype.data.team import open_or_build_together
+    from tintype.ranks.joining import require_equal
+
+    sharing = [""]
+
+    def build(folder: Path | None, team: Team, held: Stored | None) -> None:
+        sharing.append(build_jointly(index, geometry, config, team, folder, held, on_progress))
+
+    stored, was_built = open_or_build_together(
+        final,
+        len(index),
+        try_open=lambda verify: open_store(final, (len(index), *geometry.shape), verify),
+        build=build,
+        what=_WHAT,
+        waiting=_WAITING,
+        on_progress=on_progress,
+        world=world,
+    )
+    cache = _cache_of(index, geometry, stored, was_built, sharing[-1])
+    require_equal(world, "images", world.exchange(cache.fingerprint), "Copy the same data to every machine.")
     return cache
 
 
@@ -119,77 +159,24 @@ def _key(index: ImageIndex, geometry: Geometry, max_megapixels: float) -> str:
 def _build(index: ImageIndex, geometry: Geometry, config: DataConfig, folder: Path, on_progress: OnProgress) -> None:
     """Decode into an empty folder."""
     shape = (len(index), *geometry.shape)
-    _check_space(folder.parent, shape)
-    writer = StoreWriter(folder, shape)
-    try:
-        facts, modes, errors = _decode_all(index, geometry, config.max_megapixels, writer, on_progress)
-        bad = {index.paths[i]: reason for i, reason in errors.items()}
-        _check_bad(bad, len(index), config.skip_bad)
-        names = tuple(sorted(set(modes)))
-        places = {name: number for number, name in enumerate(names)}
-        facts.mode_ids[:] = [places[mode] for mode in modes]
-        writer.finish(facts, names, errors)
-    finally:
-        writer.close()
+    check_space(folder.parent, shape)
+    decoder = Decoder(index, geometry, config.max_megapixels)
+    with closing(StoreWriter(folder, shape)) as writer:
+
+        def decode(start: int, stop: int, is_stopped: Callable[[], bool]) -> int:
+            block = decoder.block(start, stop, is_stopped)
+            if block is None:
+                return 0
+            writer.put(start, block)
+            return stop - start
+
+        in_slices(len(index), writer.block, decode, "decoding images", on_progress)
+        errors = dict(sorted(decoder.errors.items()))
+        check_bad({index.paths[i]: reason for i, reason in errors.items()}, len(index), config.skip_bad)
+        writer.finish(decoder.facts, decoder.modes, errors)
 
 
-def _decode_all(
-    index: ImageIndex, geometry: Geometry, max_megapixels: float, writer: StoreWriter, on_progress: OnProgress
-) -> tuple[Facts, list[str], dict[int, str]]:
-    """Decode every image into the writer; unreadable ones are collected with the reason, and do not stop it."""
-    n = len(index)
-    facts, modes, errors = Facts.empty(n), [""] * n, dict[int, str]()
-    ready = _as_geometry(index.arrays, geometry)
-
-    def decode_one(i: int) -> NDArray[np.uint8] | None:
-        try:
-            source = index.source(i)
-            data = read_file(source) if isinstance(source, Path) else source
-            facts.content_hash[i] = _content_hash(data if isinstance(data, bytes) else data.tobytes())
-            pixels, header = decode_with_header(data, geometry, max_megapixels)
-        except UnreadableImageError as error:
-            errors[i] = str(error)
-            return None
-        facts.usable[i], facts.widths[i], facts.heights[i] = True, header.width, header.height
-        modes[i] = header.mode
-        return pixels
-
-    def decode_block(start: int, stop: int, is_stopped: Callable[[], bool]) -> int:
-        if ready is None:
-            block = np.zeros((stop - start, *geometry.shape), np.uint8)
-            for i in range(start, stop):
-                if is_stopped():
-                    return i - start
-                pixels = decode_one(i)
-                if pixels is not None:
-                    block[i - start] = pixels
-        else:
-            block = ready[start:stop]
-            facts.content_hash[start:stop] = [_content_hash(image.tobytes()) for image in block]
-        writer.put(start, block)
-        return stop - start
-
-    if ready is not None:
-        facts.usable[:], facts.widths[:], facts.heights[:] = True, geometry.size, geometry.size
-        modes = ["L" if geometry.channels == 1 else "RGB"] * n
-    in_slices(n, writer.block, decode_block, "decoding images", on_progress)
-    return facts, modes, dict(sorted(errors.items()))
-
-
-def _content_hash(data: bytes) -> int:
-    """64 bits of BLAKE2b; equal bytes have equal hashes."""
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
-def _as_geometry(arrays: NDArray[np.uint8] | None, geometry: Geometry) -> NDArray[np.uint8] | None:
-    """The arrays as (N, S, S, C) where they have the wanted size and channels already, so that a copy is all."""
-    if arrays is None:
-        return None
-    images_NHWC = arrays if arrays.ndim == 4 else arrays[..., None]
-    return images_NHWC if images_NHWC.shape[1:] == geometry.shape else None
-
-
-def _cache_of(index: ImageIndex, geometry: Geometry, stored: Stored, was_built: bool) -> ImageCache:
+def _cache_of(index: ImageIndex, geometry: Geometry, stored: Stored, was_built: bool, sharing: str = "") -> ImageCache:
     facts = stored.facts
     digest = hashlib.blake2b(repr(geometry).encode(), digest_size=16)
     digest.update("\0".join(index.paths).encode("utf-8", "surrogateescape"))
@@ -206,24 +193,5 @@ def _cache_of(index: ImageIndex, geometry: Geometry, stored: Stored, was_built: 
         content_hash=facts.content_hash,
         fingerprint=digest.hexdigest(),
         was_built=was_built,
+        sharing=sharing,
     )
-
-
-def _check_bad(bad: dict[str, str], n: int, skip_bad: bool) -> None:
-    if not bad or (skip_bad and len(bad) < n):
-        return
-    reasons = [f"{shown(path)} ({reason})" for path, reason in bad.items()]
-    fact = f"{len(bad):,} of {counted(n, 'image')} cannot be read: {listed(reasons, _LISTED_BAD)}."
-    remedy = "" if len(bad) == n else " Mend or remove them, or leave them out with --skip-bad."
-    raise DataError(fact + remedy)
-
-
-def _check_space(folder: Path, shape: tuple[int, int, int, int]) -> None:
-    needed = int(np.prod(shape, dtype=np.int64)) + _SPARE_BYTES
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DataError(
-            f"{counted(shape[0], 'image')} of {shape[1]}x{shape[2]} need {needed / 2**30:.1f} GiB in {shown(folder)}, "
-            f"where {free / 2**30:.1f} GiB is free. Make room, choose a smaller --image-size, or set TINTYPE_CACHE to "
-            "a folder on a larger disk."
-        )

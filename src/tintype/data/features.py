@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,12 +30,19 @@ from tintype.rundir import cache_folder
 if TYPE_CHECKING:
     import torch
 
+    from tintype.data.shares import Put, Span
+    from tintype.data.team import Team
+    from tintype.ranks.world import World
+
 FEATURES_VERSION = 1
 
 FeatureRows = NDArray[np.float32 | np.uint16]
 """Features (rows, *shape): float32, or uint16 that hold the bits of bf16, which NumPy does not know."""
 
 _ROWS = "rows.bin"
+_WHAT = "features"
+_WAITING = "waiting for another process that runs the same frozen layers"
+_AHEAD = 2
 _SPARE_BYTES = 2**26
 
 
@@ -51,6 +58,7 @@ class FeatureCache:
         trained: Positions in the index of the training images, which changed views show: int64, shape (M,), ascending.
         is_bf16: The arrays hold the bits of bf16 as uint16; otherwise they are float32.
         was_built: False when everything was there from earlier.
+        sharing: How the ranks of a run shared the work, for people; empty where there was none, or a single process.
     """
 
     index: ImageIndex
@@ -59,6 +67,7 @@ class FeatureCache:
     trained: NDArray[np.int64]
     is_bf16: bool
     was_built: bool
+    sharing: str = ""
 
     @property
     def views(self) -> int:
@@ -118,6 +127,7 @@ def open_features(
     block_rows: int,
     most_bytes: int,
     on_progress: OnProgress = silent,
+    world: World | None = None,
 ) -> FeatureCache:
     """Open the features of all images, computing what is not there yet.
 
@@ -137,23 +147,33 @@ def open_features(
         most_bytes: What all kept features together may take on disk. To stay below, those that were not used for the
             longest are removed.
         on_progress: Told of images and views that are to be computed, and of waiting for another process.
+        world: Ranks that all call this with the same images and share the work; None for a single process.
 
     Raises:
-        DataError: The features would take more than ``most_bytes`` or than there is room, or cannot be written.
+        DataError: The features would take more than ``most_bytes`` or than there is room, or cannot be written; the
+            same on all ranks.
     """
     assert usable.shape == (len(index),)
     parts = _parts(key, shape, is_bf16, usable, trained, views, views_key)
     folder, keep = _features_folder(), [part.folder for part in parts]
     _check_limit(sum(part.size for part in parts), most_bytes, len(index), views)
     opened = {part.view: found for part in parts if (found := _open(part)) is not None}
-    missing = [part for part in parts if part.view not in opened]
-    was_built = False
+    lacking = {part.view for part in parts} - opened.keys()
+    is_shared = world is not None and not world.is_alone
+    if world is not None and is_shared:
+        lacking = set().union(*world.exchange(sorted(lacking)))
+    missing = [part for part in parts if part.view in lacking]
+    was_built, sharing = False, ""
     if missing:
         shrink(folder, most_bytes - sum(part.size for part in missing), keep)
         work = _Work(run, block_rows, missing, on_progress)
         for part in missing:
-            opened[part.view], is_new = work.open_or_build(part)
+            if world is not None and is_shared:
+                opened[part.view], is_new = work.open_or_build_together(part, opened.get(part.view), world)
+            else:
+                opened[part.view], is_new = work.open_or_build(part)
             was_built |= is_new
+        sharing = work.sharing
         shrink(folder, most_bytes, keep)  # others may have built meanwhile
     return FeatureCache(
         index=index,
@@ -162,6 +182,7 @@ def open_features(
         trained=trained,
         is_bf16=is_bf16,
         was_built=was_built,
+        sharing=sharing,
     )
 
 
@@ -278,7 +299,11 @@ def _open(part: _Part, verify: bool = True) -> FeatureRows | None:
 
 
 class _Work:
-    """Computes missing parts one after the other, with one count for the progress of all."""
+    """Computes missing parts one after the other, with one count for the progress of all.
+
+    Attributes:
+        sharing: How ranks shared it, as :class:`FeatureCache` has it.
+    """
 
     def __init__(
         self,
@@ -293,6 +318,7 @@ class _Work:
         self._total = sum(len(part.images) for part in missing)
         self._done = 0
         self._on_progress = on_progress
+        self.sharing = ""
 
     def open_or_build(self, part: _Part) -> tuple[FeatureRows, bool]:
         """A part's features, and whether they were computed here rather than by another process meanwhile."""
@@ -301,42 +327,115 @@ class _Work:
             self._total,
             try_open=lambda verify: _open(part, verify),
             build=lambda folder: self._build(part, folder),
-            what="features",
-            waiting="waiting for another process that runs the same frozen layers",
+            what=_WHAT,
+            waiting=_WAITING,
             on_progress=self._on_progress,
         )
+        self._count(part, is_new)
+        return features, is_new
+
+    def open_or_build_together(self, part: _Part, held: FeatureRows | None, world: World) -> tuple[FeatureRows, bool]:
+        """The same for a part that some ranks lack; collective. Each rank computes its share of the images."""
+        from tintype.data.team import open_or_build_together
+
+        features, is_new = open_or_build_together(
+            part.folder,
+            self._total,
+            try_open=lambda verify: _open(part, verify) if held is None else held,
+            build=lambda folder, team, theirs: self._build_together(part, folder, team, theirs),
+            what=_WHAT,
+            waiting=_WAITING,
+            on_progress=self._on_progress,
+            world=world,
+        )
+        self._count(part, is_new)
+        return features, is_new
+
+    def _count(self, part: _Part, is_new: bool) -> None:
         self._bytes_left -= part.size
         if not is_new:
             self._total -= len(part.images)
-        return features, is_new
 
     def _build(self, part: _Part, folder: Path) -> None:
-        _check_space(folder.parent, self._bytes_left)
-        with closing(RowWriter(folder / _ROWS, part.shape[0], part.row_bytes)) as writer:
+        with self._writer(part, folder) as writer:
             for start, block in _in_blocks(part, writer.block, self._compute(part)):
                 writer.put(start, block)
-            writer.sync()
-            meta = {
-                "version": FEATURES_VERSION,
-                "shape": list(part.shape),
-                "checksums": writer.checksums.tolist(),
-            }
-        (folder / META).write_text(json.dumps(meta), encoding="utf-8")
+            _finish(part, folder, writer)
+
+    def _writer(self, part: _Part, folder: Path) -> closing[RowWriter]:
+        _check_space(folder.parent, self._bytes_left)
+        return closing(RowWriter(folder / _ROWS, part.shape[0], part.row_bytes))
+
+    def _build_together(self, part: _Part, folder: Path | None, team: Team, held: FeatureRows | None) -> None:
+        from tintype.data.shares import Rows, share_rows
+
+        def make(spans: Sequence[Span], put: Put, tell: Callable[[], None]) -> None:
+            for number, (start, stop) in enumerate(spans):
+                rows = self._rows_of(part, start, stop) if held is None else held[start:stop].copy()
+                put(number, rows, lambda: False)
+                tell()
+
+        def tell(rows: int) -> None:
+            self._done = before + int(np.searchsorted(part.places, rows))
+            self._tell()
+
+        before = self._done
+        with ExitStack() as stack:
+            writer = team.together(lambda: stack.enter_context(self._writer(part, folder)) if folder else None)
+            rows = Rows(part.shape[1:], part.dtype, _bounds(part, team.world), self._batch, _AHEAD)
+            reason = share_rows(team, rows, make, None if writer is None else writer.add, tell)
+            team.together(lambda: _finish(part, folder, writer) if writer and folder else None)
+        self._done = before + len(part.images)
+        self.sharing = _told(team, reason)
+
+    def _rows_of(self, part: _Part, start: int, stop: int) -> NDArray[np.generic]:
+        """Some rows of the file, computed at once; those without an image are zero."""
+        first, last = np.searchsorted(part.places, [start, stop])
+        block: NDArray[np.generic] = np.zeros((stop - start, *part.shape[1:]), part.dtype)
+        if first < last:
+            block[part.places[first:last] - start] = self._computed(part, slice(first, last))
+        return block
+
+    def _computed(self, part: _Part, chosen: slice) -> NDArray[np.generic]:
+        features = self._run(part.view, part.images[chosen])
+        assert features.shape == (len(part.images[chosen]), *part.shape[1:]), features.shape
+        assert features.dtype == part.dtype, features.dtype
+        return features
 
     def _compute(self, part: _Part) -> Iterator[tuple[NDArray[np.int64], NDArray[np.generic]]]:
         """Yield rows of the file, ascending, and the features that belong there."""
         self._tell()
         for start in range(0, len(part.images), self._batch):
             chosen = slice(start, start + self._batch)
-            features = self._run(part.view, part.images[chosen])
-            assert features.shape == (len(part.images[chosen]), *part.shape[1:]), features.shape
-            assert features.dtype == part.dtype, features.dtype
+            features = self._computed(part, chosen)
             yield part.places[chosen], features
             self._done += len(features)
             self._tell()
 
     def _tell(self) -> None:
         self._on_progress("running the frozen layers", self._done, self._total)
+
+
+def _finish(part: _Part, folder: Path, writer: RowWriter) -> None:
+    """Write the file that says that the part is whole."""
+    writer.sync()
+    meta = {"version": FEATURES_VERSION, "shape": list(part.shape), "checksums": writer.checksums.tolist()}
+    (folder / META).write_text(json.dumps(meta), encoding="utf-8")
+
+
+def _bounds(part: _Part, world: World) -> tuple[int, ...]:
+    """Where the rows of each rank begin, and the end: as many images for each."""
+    firsts = [world.part(len(part.images), rank).start for rank in range(1, world.size)]
+    return (0, *(int(part.places[first]) if first else 0 for first in firsts), part.shape[0])
+
+
+def _told(team: Team, reason: str) -> str:
+    world = team.world
+    if team.holders:
+        return f"features copied from {' and '.join(world.describe(rank) for rank in team.holders)}"
+    if reason:
+        return f"each machine ran the frozen layers over most images by itself: {reason}"
+    return f"the frozen layers run by {world.size} ranks, each over its part of the images"
 
 
 def _in_blocks(

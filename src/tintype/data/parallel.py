@@ -7,13 +7,13 @@ product among threads of its own, which fight these (a build took 25 times as lo
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
+from tintype.ranks.torchrun import usable_cores
 from tintype.records import OnProgress
 
 _PROGRESS_SECONDS = 0.1
@@ -54,11 +54,7 @@ def in_slices(
 
 def worker_count() -> int:
     """Threads for decoding: one per core that this process may use, and at most 32."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        cores = os.cpu_count() or 1
-    return max(1, min(32, cores))
+    return min(32, usable_cores())
 
 
 @contextmanager

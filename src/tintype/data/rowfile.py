@@ -50,8 +50,9 @@ class RowWriter:
     def __init__(self, path: Path, rows: int, row_bytes: int, block_bytes: int = BLOCK_BYTES) -> None:
         self.block = block_rows(row_bytes, block_bytes)
         self.checksums = np.zeros(-(-rows // self.block), np.uint32)
+        self._count = rows
         self._row_bytes = row_bytes
-        self._bytes = rows * row_bytes
+        self._parts: dict[int, tuple[NDArray[Any], int]] = {}
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
 
     def put(self, start: int, rows: NDArray[Any]) -> None:
@@ -65,9 +66,33 @@ class RowWriter:
             written = os.pwrite(self._file, view, offset)
             offset, view = offset + written, view[written:]
 
+    def add(self, start: int, rows: NDArray[Any]) -> None:
+        """Write rows that begin at any position, each row once; from one thread only.
+
+        A block is written when its last row has come; until then its rows wait in memory. When k sources each give
+        theirs in order, at most 2 k blocks wait.
+        """
+        while len(rows):
+            number, offset = divmod(start, self.block)
+            length = min(self.block, self._count - number * self.block)
+            here = rows[: length - offset]
+            if len(here) == length:
+                self.put(start, here)
+            else:
+                block, filled = self._parts.pop(number, (None, 0))
+                block = np.empty((length, *rows.shape[1:]), rows.dtype) if block is None else block
+                block[offset : offset + len(here)] = here
+                filled += len(here)
+                if filled == length:
+                    self.put(number * self.block, block)
+                else:
+                    self._parts[number] = block, filled
+            start, rows = start + len(here), rows[len(here) :]
+
     def sync(self) -> None:
         """Wait until the rows are on the disk, where the file is too large to be verified whole when opened."""
-        if self._bytes > VERIFIED_BYTES:
+        assert not self._parts, f"blocks {sorted(self._parts)} lack rows"
+        if self._count * self._row_bytes > VERIFIED_BYTES:
             os.fsync(self._file)
 
     def close(self) -> None:

@@ -20,6 +20,9 @@ from tintype.records import OnProgress
 META = "meta.json"
 """The file of a folder that is written last; without it a folder is not taken for whole."""
 
+LOCK_SECONDS = 0.2
+"""How long a lock is waited for before that is told."""
+
 _BUILDING = ".building"
 _USED = "used"
 
@@ -55,11 +58,12 @@ def open_or_build(
     content = try_open(True)  # without the lock: a whole folder appears at once
     if content is not None:
         return content, False
-    with _plain_errors(final.parent, what), _locked(final, n, waiting, on_progress):
+    with plain_errors(final.parent, what), _locked(final, n, waiting, on_progress):
         content = try_open(True)
         if content is not None:
             return content, False
-        _build(final, build)
+        with appearing(final) as folder:
+            build(folder)
         content = try_open(False)  # while the lock keeps it from being removed
     if content is None:
         raise DataError(f"the cache {shown(final)} vanished while it was built. Run it again.")
@@ -99,14 +103,21 @@ def shrink(parent: Path, most_bytes: int, keep: Collection[Path]) -> int:
     return freed
 
 
-def _build(final: Path, build: Callable[[Path], None]) -> None:
-    """Build a folder of its own and rename it; the lock of ``final`` is held."""
+@contextmanager
+def appearing(final: Path) -> Iterator[Path]:
+    """Give an empty folder that becomes ``final`` on leaving, and is removed on an error; who calls it holds the lock.
+
+    What abandoned builders have left beside it is removed first.
+
+    Raises:
+        OSError: It cannot be made or renamed.
+    """
     _remove_abandoned(final.parent)
     building = _building(final)
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
     try:
-        build(building)
+        yield building
         if final.exists():  # damaged, or it would have been opened; whoever has it mapped keeps what they see
             shutil.rmtree(final)
         building.rename(final)
@@ -115,17 +126,26 @@ def _build(final: Path, build: Callable[[Path], None]) -> None:
         raise
 
 
-@contextmanager
-def _locked(final: Path, n: int, waiting: str, on_progress: OnProgress) -> Iterator[None]:
-    """Hold the lock of one folder; the operating system releases it when its holder dies."""
+def try_lock(final: Path, seconds: float) -> filelock.BaseFileLock | None:
+    """The lock of one folder, or None where another process holds it for so long; when its holder dies it is released.
+
+    Raises:
+        OSError: The lock's file cannot be written.
+    """
     final.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(_lock_file(final))
-    while True:
-        try:
-            lock.acquire(timeout=0.2)
-            break
-        except filelock.Timeout:
-            on_progress(waiting, 0, n)
+    try:
+        lock.acquire(timeout=seconds)
+    except filelock.Timeout:
+        return None
+    return lock
+
+
+@contextmanager
+def _locked(final: Path, n: int, waiting: str, on_progress: OnProgress) -> Iterator[None]:
+    """Hold the lock of one folder."""
+    while (lock := try_lock(final, LOCK_SECONDS)) is None:
+        on_progress(waiting, 0, n)
     try:
         yield
     finally:
@@ -163,7 +183,8 @@ def _lock_file(final: Path) -> Path:
 
 
 @contextmanager
-def _plain_errors(folder: Path, what: str) -> Iterator[None]:
+def plain_errors(folder: Path, what: str) -> Iterator[None]:
+    """Turn what keeps files from being written into the user's line, a :class:`tintype.errors.DataError`."""
     try:
         yield
     except OSError as error:

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype.data.index import counted, shown
 from tintype.data.rowfile import BLOCK_BYTES, VERIFIED_BYTES, RowWriter, is_intact, map_rows
+from tintype.errors import DataError
 
 STORE_VERSION = 1
+
+_SPARE_BYTES = 2**26
 
 _FACTS: dict[str, type[np.generic]] = {
     "usable": np.bool_,
@@ -38,6 +44,11 @@ class Facts:
     heights: NDArray[np.int32]
     mode_ids: NDArray[np.uint8]
     content_hash: NDArray[np.uint64]
+
+    @staticmethod
+    def kinds() -> dict[str, type[np.generic]]:
+        """Name and type of each array."""
+        return dict(_FACTS)
 
     @staticmethod
     def empty(n: int) -> Facts:
@@ -76,16 +87,29 @@ class StoreWriter:
         """Write the block of images that begins at position ``start``, a multiple of ``block``."""
         self._rows.put(start, images)
 
-    def finish(self, facts: Facts, mode_names: tuple[str, ...], errors: dict[int, str]) -> None:
-        """Write the facts, then the file that says that the store is whole."""
+    def add(self, start: int, images: NDArray[np.uint8]) -> None:
+        """Write images that begin at any position, each once, from one thread only."""
+        self._rows.add(start, images)
+
+    def finish(self, facts: Facts, modes: Sequence[str], errors: dict[int, str]) -> None:
+        """Write the facts, then the file that says that the store is whole.
+
+        Args:
+            facts: ``mode_ids`` are filled here.
+            modes: Name of the mode of each image, length N.
+            errors: Position of each unreadable image, and the reason; ascending.
+        """
         self._rows.sync()
+        mode_names = sorted(set(modes))
+        places = {name: number for number, name in enumerate(mode_names)}
+        facts.mode_ids[:] = [places[mode] for mode in modes]
         arrays = {name: getattr(facts, name) for name in _FACTS}
         with (self._folder / "facts.npz").open("xb") as file:
             np.savez(file, checksums=self._rows.checksums, **arrays)
         meta = {
             "version": STORE_VERSION,
             "shape": list(self._shape),
-            "modes": list(mode_names),
+            "modes": mode_names,
             "errors": {str(i): reason for i, reason in errors.items()},
         }
         (self._folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
@@ -116,3 +140,19 @@ def open_store(folder: Path, shape: tuple[int, int, int, int], verify: bool = Tr
     right = all(array.shape == shape[:1] and array.dtype == _FACTS[name] for name, array in arrays.items())
     is_whole = right and (not verify or is_intact(pixels, checksums, BLOCK_BYTES, VERIFIED_BYTES))
     return stored if is_whole else None
+
+
+def check_space(folder: Path, shape: tuple[int, int, int, int]) -> None:
+    """Look whether a store of a shape (N, S, S, C) fits on the disk of a folder.
+
+    Raises:
+        DataError: It does not.
+    """
+    needed = math.prod(shape) + _SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{counted(shape[0], 'image')} of {shape[1]}x{shape[2]} need {needed / 2**30:.1f} GiB in {shown(folder)}, "
+            f"where {free / 2**30:.1f} GiB is free. Make room, choose a smaller --image-size, or set TINTYPE_CACHE to "
+            "a folder on a larger disk."
+        )

@@ -42,7 +42,7 @@ def predict(
         network: In inference mode afterwards.
         cache: The decoded images, or what the frozen layers before this network said of them.
         indices: Which of them, shape (N,).
-        runtime: Device and precision.
+        runtime: Device, precision and ranks: each rank classifies its part, and all get the whole.
         split: The name the predictions carry.
         flip_average: Average each image's probabilities with its mirror image's.
         inverted: Of which images the negative is classified (dark on light for a light-on-dark network, or the
@@ -54,20 +54,23 @@ def predict(
     """
     network.eval()
     parts: list[torch.Tensor] = []
+    mine = runtime.world.part(len(indices))
     done = 0
     with torch.inference_mode():
-        for batch in evaluation_batches(cache, indices, evaluation_batch_size(cache), runtime.device):
+        for batch in evaluation_batches(cache, indices[mine], evaluation_batch_size(cache), runtime.device):
             images_NCHW = batch.images
             if inverted is not None:
-                chosen = torch.from_numpy(inverted[done : done + len(batch.indices)]).to(images_NCHW.device)
+                first = mine.start + done
+                chosen = torch.from_numpy(inverted[first : first + len(batch.indices)]).to(images_NCHW.device)
                 images_NCHW = torch.where(chosen[:, None, None, None], 255 - images_NCHW, images_NCHW)
             parts.append(_probabilities(network, images_NCHW, runtime, flip_average))
             done += len(batch.indices)
-            on_progress(f"classifying the {split} images", done, len(indices))
+            on_progress(f"classifying the {split} images", done, mine.stop - mine.start)
         if parts:
             probabilities = torch.cat(parts).cpu().numpy()
         else:
             probabilities = np.zeros((0, len(cache.index.classes)), dtype=np.float32)
+    probabilities = runtime.world.gather_rows(probabilities)
     return Predictions(
         split=split,
         classes=cache.index.classes,

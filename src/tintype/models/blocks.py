@@ -108,18 +108,32 @@ class Dropout(nn.Dropout):
     PyTorch draws a 32-bit number for each value, on one core, which is a quarter of the training step of a small
     network. Here one 64-bit draw makes four 16-bit numbers; the share dropped is exact to 1/65,536, and so is the
     factor that keeps the mean. Elsewhere than on a CPU this is PyTorch's own.
+
+    Attributes:
+        rows: Where the values stand in the batch of a step, (first row, rows of the batch): a batch that goes through
+            in parts, or on several machines, is dropped out as it would be at once. None: they are the batch.
     """
+
+    rows: tuple[int, int] | None = None
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the values, in training some set to zero and the others scaled up."""
-        if not self.training or self.p == 0 or values.device.type != "cpu":
-            return super().forward(values)
+        if not self.training or self.p == 0:
+            return values
+        first, of = self.rows or (0, len(values))
+        if values.device.type != "cpu":
+            if of == len(values):
+                return super().forward(values)
+            whole = values.new_ones((1, *values.shape[1:])).expand(of, *values.shape[1:])
+            return values * super().forward(whole)[first : first + len(values)]
         level = min(round(self.p * 65_536), 65_535)
-        draws = torch.empty(values.numel() // 4 + 1, dtype=torch.int64).random_(-(2**63), None)
+        each = values[0].numel()
+        draws = torch.empty(each * of // 4 + 1, dtype=torch.int64).random_(-(2**63), None)
         # The mask has the memory order of the maps, which are channels-last.
         order = (0, 2, 3, 1) if values.dim() == 4 else tuple(range(values.dim()))
         laid_out = values.permute(order)
-        keep = draws.view(torch.int16)[: values.numel()].view(laid_out.shape) >= level - 32_768
+        drawn = draws.view(torch.int16)[each * first : each * (first + len(values))]
+        keep = drawn.view(laid_out.shape) >= level - 32_768
         mask = keep.to(values.dtype).mul_(65_536 / (65_536 - level))
         return (laid_out * mask).permute((0, 3, 1, 2) if values.dim() == 4 else order)
 

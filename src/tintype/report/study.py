@@ -13,6 +13,8 @@ from tintype.records import Finding
 from tintype.report import text
 from tintype.report.html import write_page
 from tintype.report.results import StripRow
+from tintype.report.scaling import scaling_view
+from tintype.report.scalingfile import SCALING_FILE, read_scaling
 from tintype.report.study_charts import DEPTH, law_charts, study_charts
 from tintype.report.study_figures import seed_strip
 from tintype.report.study_law import law_view, what_limits
@@ -61,17 +63,20 @@ def study_context(folder: Path) -> dict[str, Any]:
     environment = text.printable(done[0].read_json("environment.json")) if done else {}
     file = folder / "study.toml"
     curves = law_charts(table)
+    scaling = scaling_view(read_scaling(folder)) if (folder / SCALING_FILE).is_file() else None
+    has_results = bool(table.runs) or scaling is None  # a study of scaling may have measured times alone
     context: dict[str, Any] = {
         "name": table.name,
         "version": environment.get("tintype", ""),
         "headline": _headline(table) if table.best else None,
-        "facts": _facts(table, environment, done),
+        "facts": [*(scaling.facts if scaling else ()), *(_facts(table, environment, done) if has_results else ())],
+        "scaling": scaling,
         "axes": [axis.label for axis in table.axes],
         "columns": _columns(table),
         "reference": table.reference,
         "images": f"{text.count(table.images)} {text.SPLIT_WORDS.get(table.split, '')} images",
         "seeds": len(table.seeds),
-        "rows": point_views(table),
+        "rows": point_views(table) if has_results else [],
         "scale": f"{accuracy_floor(table) * 100:.0f} to 100{text.NBSP}%",
         "law": law_view(table.law) if table.law is not None else None,
         "limit": what_limits(table.finished) if curves else "",
@@ -82,8 +87,11 @@ def study_context(folder: Path) -> dict[str, Any]:
         "command": f"tintype study {shlex.quote(text.printable(str(file)))} -o NEW",
         "study_toml": text.printable(file.read_text("utf-8", errors="surrogateescape")) if file.is_file() else "",
     }
-    sections = [("curve", "Learning curve", "curves"), ("results", "Results", "rows"), ("figures", "Figures", "charts")]
-    sections += [("costs", "Costs", "costs"), ("findings", "Findings", ""), ("repeat", "Repeat", "")]
+    sections = [("gain", "Gain", "scaling"), ("steps", "Steps", "scaling")]
+    sections += [("projection", "More machines", "scaling")] if scaling is not None and scaling.projections else []
+    sections += [("curve", "Learning curve", "curves"), ("results", "Results", "rows")]
+    sections += [("figures", "Figures", "charts"), ("costs", "Costs", "costs")]
+    sections += [("findings", "Findings", ""), ("repeat", "Repeat", "")]
     context["sections"] = [(anchor, words) for anchor, words, needs in sections if not needs or context[needs]]
     return context
 

@@ -14,7 +14,7 @@ from tintype.rundir import write_json
 STUDY_FORMAT = 1
 STUDY_FILE = "study.json"
 
-StudyKind = Literal["data size", "ablation", "models", "depth", "learning rate", "devices", "grid"]
+StudyKind = Literal["data size", "ablation", "models", "depth", "learning rate", "devices", "scaling", "grid"]
 STUDY_KINDS: tuple[StudyKind, ...] = get_args(StudyKind)
 
 _FIGURES = re.compile(r"[\d.,]*\d")
@@ -220,10 +220,11 @@ def read_study_table(folder: Path) -> StudyTable:
     Raises:
         RunError: There is none, it is damaged, or it is from another version.
     """
-    return read_table(folder, STUDY_FILE, STUDY_FORMAT, "study", _table)
+    return read_table(folder, STUDY_FILE, STUDY_FORMAT, "study", study_table)
 
 
-def _table(content: dict[str, Any]) -> StudyTable:
+def study_table(content: dict[str, Any]) -> StudyTable:
+    """The table as :func:`tintype.records.to_plain` wrote it."""
     return StudyTable(
         **{
             **content,

@@ -3,7 +3,7 @@ r"""Reading a study file.
 A study file::
 
     name = "fine-tuning depth"
-    kind = "depth"                      # "data size", "ablation", "models", "depth", "learning rate", "devices", "grid"
+    kind = "depth"                      # or "data size", "ablation", "models", "learning rate", "devices", "grid"
     seeds = 3                           # seeds 0, 1 and 2, or a list of seeds
     reference = "depth 3"               # what the others are compared with; by default the first
     [base]                              # any setting of a run
@@ -21,6 +21,11 @@ Instead of axes, or beside them, a list of variants, each the base with settings
     [[variants]]
     name = "wide"
     model.layers = "conv 64 5 relu\ngap"
+
+A study of scaling has neither: its points are numbers of ranks (:class:`tintype.studies.scaling_plan.ScalingPlan`)::
+
+    [scaling]
+    modes = ["strong", "weak"]
 """
 
 from __future__ import annotations
@@ -37,6 +42,7 @@ from tintype.config import RunConfig
 from tintype.errors import ConfigError
 from tintype.report.studyfile import STUDY_KINDS, StudyKind
 from tintype.studies.plan import KEY_SETTINGS, VARIANT, Axis, Study, make_axis, with_whole_path
+from tintype.studies.scaling_plan import ONE_RANK, RANKS, ScalingPlan
 
 
 class _StudyFile(BaseModel):
@@ -52,6 +58,7 @@ class _StudyFile(BaseModel):
     base: dict[str, Any] = {}
     axes: dict[str, Any] = {}
     variants: list[dict[str, Any]] = []
+    scaling: ScalingPlan | None = None
     quick: dict[str, Any] = {}
 
 
@@ -88,11 +95,14 @@ def load_study(
 def _hastened(file: _StudyFile) -> _StudyFile:
     """The file with what its ``[quick]`` changes."""
     changes = dict(file.quick)
+    scaling = _table(changes.pop("scaling", {}), "quick.scaling")
     seeds = changes.pop("seeds", file.seeds)
     axes = _settings(file.axes) | _settings(_table(changes.pop("axes", {}), "quick.axes"))
     variants = _quick_variants(file.variants, changes.pop("variants", None))
     base = _settings(file.base) | _settings(changes)
     tree = file.model_dump() | {"seeds": seeds, "axes": axes, "variants": variants, "base": base}
+    if file.scaling is not None or scaling:
+        tree["scaling"] = (file.scaling.to_plain() if file.scaling else {}) | scaling
     return _StudyFile.model_validate(tree)
 
 
@@ -110,6 +120,10 @@ def _quick_variants(variants: list[dict[str, Any]], wanted: Any) -> list[dict[st
 
 
 def _make_study(file: _StudyFile, given: dict[str, Any], quick: bool) -> Study:
+    if file.kind == "scaling":
+        return _scaling_study(file, given, quick)
+    if file.scaling is not None:
+        raise ConfigError('[scaling] belongs to a study of kind "scaling". Take it out.')
     values = _settings(file.axes)
     variants = _variants(file.variants)
     axes = (*((variants,) if variants else ()), *_axes(values))
@@ -135,6 +149,26 @@ def _make_study(file: _StudyFile, given: dict[str, Any], quick: bool) -> Study:
         study = _with_reference(study, file.reference)
     study.requests()
     return study
+
+
+def _scaling_study(file: _StudyFile, given: dict[str, Any], quick: bool) -> Study:
+    """A study of one rank; its other points are made when the ranks are there."""
+    changes = _settings(file.base) | given
+    set_by_itself = sorted({"parallel.workers", "parallel.scale_lr", "seed"} & changes.keys())
+    if file.axes or file.variants or set_by_itself:
+        what = set_by_itself[0] if set_by_itself else "axes" if file.axes else "variants"
+        raise ConfigError(f"a study of scaling varies the ranks, and nothing else: take {what} out.")
+    base = RunConfig().replace(changes)
+    plan = file.scaling or ScalingPlan.model_validate({})
+    if not base.data.source:
+        raise ConfigError("no data is named: give --data DIR, or data.source under [base].")
+    if "weak" in plan.modes and plan.weak_rate == "same" and base.fit.batch_size is None:
+        raise ConfigError('scaling.weak_rate = "same" needs fit.batch_size under [base].')
+    if not file.name.strip():
+        raise ConfigError("a study needs a name.")
+    seeds = () if file.seeds == 0 else _seeds(file.seeds)
+    axes = (make_axis(VARIANT, RANKS, dict([ONE_RANK])),)
+    return Study(file.name.strip(), file.kind, with_whole_path(base), axes, seeds, quick, scaling=plan)
 
 
 def _axes(values: Mapping[str, Any]) -> tuple[Axis, ...]:

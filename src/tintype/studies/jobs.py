@@ -26,8 +26,8 @@ import torch
 
 from tintype.config import RunConfig
 from tintype.errors import RunInterrupted
+from tintype.ranks.torchrun import usable_cores
 from tintype.report.studyfile import RunState
-from tintype.runtime import usable_cores
 from tintype.studies.folder import StudyFolder
 from tintype.watch import Watch
 

@@ -17,6 +17,7 @@ from tintype.errors import ConfigError
 from tintype.report.studyfile import StudyKind
 from tintype.studies.changes import describe_changes
 from tintype.studies.order import levels, position, relative_costs
+from tintype.studies.scaling_plan import ScalingPlan
 
 VARIANT = "variant"
 """What the axis of a study's variants is called; the value of a variant is a table of settings."""
@@ -101,6 +102,7 @@ class Study:
         quick: Whether this is the short form of it.
         reference_name: Label of the point that the others are compared with; empty for the first value of each axis.
         range_test: Whether a study of the learning rate begins with a range test.
+        scaling: What a study of scaling measures; its points are numbers of ranks, which it gets when they are there.
     """
 
     name: str
@@ -111,6 +113,7 @@ class Study:
     quick: bool = False
     reference_name: str = ""
     range_test: bool = True
+    scaling: ScalingPlan | None = None
 
     def points(self) -> tuple[Point, ...]:
         """Every combination of the axes' values, the last axis fastest."""
@@ -149,6 +152,8 @@ class Study:
         Raises:
             ConfigError: A combination of values that no run can have.
         """
+        if not self.seeds:
+            return ()
         configs = {point.label: self.config_of(point, self.seeds[0]) for point in self._points}
         costs, reference = relative_costs(configs), self.reference.label
         level_of = {axis.setting: dict(zip(*_levels(axis, self.kind), strict=True)) for axis in self.axes}
@@ -191,7 +196,7 @@ class Study:
         else:  # only variants set different settings; what one of them leaves alone is the base's
             names = dict.fromkeys((*reference.settings, *point.settings, *_NETWORKS))
             then, now = (
-                {name: _value_of(self.config_of(item, self.seeds[0]), name) for name in names}
+                {name: _value_of(self.config_of(item, next(iter(self.seeds), 0)), name) for name in names}
                 for item in (reference, point)
             )
         named = {
@@ -207,6 +212,8 @@ class Study:
         if not self.range_test:
             content["range_test"] = False
         content["base"] = self.base.model_dump(exclude_defaults=True, exclude_none=True)
+        if self.scaling is not None:  # the points are made from the ranks
+            return tomli_w.dumps(content | {"seeds": list(self.seeds) or 0, "scaling": self.scaling.to_plain()})
         content["axes"] = {axis.setting: dict(axis.values) for axis in self.axes if axis.setting != VARIANT}
         variants = [
             {"name": name, **changes} for axis in self.axes if axis.setting == VARIANT for name, changes in axis.values

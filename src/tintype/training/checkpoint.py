@@ -7,13 +7,14 @@ weights so far, and, as JSON in its header, where the loop stands. It is replace
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save, save_file
 from torch import nn
 
 from tintype.errors import RunError
@@ -58,8 +59,18 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     average: nn.Module | None,
     best: dict[str, torch.Tensor] | None,
+    of_ranks: Sequence[bytes] = (),
 ) -> None:
     """Write a checkpoint atomically; the one before stays whole until the new one is.
+
+    Args:
+        path: The file.
+        progress: Where the loop stands.
+        network: In training.
+        optimizer: Its state is kept.
+        average: The weights' moving average.
+        best: The best weights so far.
+        of_ranks: What each rank has as its own, by :func:`pack`; empty where they are equal.
 
     Raises:
         RunError: The disk is full or cannot be written.
@@ -69,6 +80,7 @@ def save_checkpoint(
         "optimizer": optimizer_tensors(optimizer),
         "average": average.state_dict() if average is not None else {},
         "best": best or {},
+        "ranks": {str(rank): torch.frombuffer(bytearray(own), dtype=torch.uint8) for rank, own in enumerate(of_ranks)},
     }
     tensors = {
         f"{part}/{name}": tensor.detach().to("cpu").contiguous()
@@ -86,10 +98,44 @@ def save_checkpoint(
         raise RunError(f"the checkpoint {path} cannot be written: {error}. The one before it is whole.") from None
 
 
+def read_checkpoint(path: Path) -> bytes | None:
+    """The bytes of a checkpoint, for this rank and the others; None where there is none.
+
+    Raises:
+        RunError: It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RunError(f"the checkpoint {path} cannot be read: {error.strerror}.") from None
+
+
+def position(path: Path) -> tuple[int, int]:
+    """Epoch and step that a checkpoint stands at; (-1, 0) where there is none that can be read."""
+    try:
+        content = json.loads(_metadata(path.read_bytes())["progress"])
+        return int(content["epoch"]), int(content["step"])
+    except (OSError, ValueError, KeyError):
+        return -1, 0
+
+
 def load_checkpoint(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
+    content: bytes,
+    path: Path | None,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: nn.Module | None,
 ) -> tuple[Progress, dict[str, torch.Tensor] | None]:
     """Put a checkpoint back into the network, the optimiser and the average.
+
+    Args:
+        content: What :func:`read_checkpoint` gave.
+        path: Where it lies, for messages; None where another rank has it.
+        network: Gets the weights in training.
+        optimizer: Gets its state.
+        average: Gets the weights' moving average.
 
     Returns:
         Where the loop stood, and the best weights so far.
@@ -98,25 +144,49 @@ def load_checkpoint(
         RunError: The file is damaged or belongs to another network.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iterator)
+        header, tensors = _metadata(content), load(content)
         if header.get("format") != str(FORMAT_VERSION):
             raise RunError(f"{path} was written by another version of tintype; train anew with --config.")
         progress = _progress_from(json.loads(header["progress"]))
-        network.load_state_dict(_part(tensors, "network"))
-        load_optimizer_tensors(optimizer, _part(tensors, "optimizer"))
+        network.load_state_dict(part_of(tensors, "network"))
+        load_optimizer_tensors(optimizer, part_of(tensors, "optimizer"))
         if average is not None:
-            average.load_state_dict(_part(tensors, "average"))
+            average.load_state_dict(part_of(tensors, "average"))
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(
             f"the checkpoint {path} cannot be used: {reason} Delete it to start from the beginning."
         ) from None
-    return progress, _part(tensors, "best") or None
+    return progress, part_of(tensors, "best") or None
 
 
-def _part(tensors: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
+def _metadata(content: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file: its header is JSON behind eight bytes that hold its length."""
+    length = int.from_bytes(content[:8], "little")
+    metadata: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    return metadata
+
+
+def pack(tensors: dict[str, torch.Tensor]) -> bytes:
+    """Tensors as bytes, for another rank; :func:`rank_part` gives them back from the checkpoint."""
+    return save({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()})
+
+
+def rank_part(content: bytes, rank: int) -> dict[str, torch.Tensor]:
+    """What a rank has given to a checkpoint as its own.
+
+    Raises:
+        RunError: It was written by fewer ranks.
+    """
+    name = f"ranks/{rank}"
+    tensors = load(content)
+    if name not in tensors:
+        raise RunError(f"the checkpoint holds nothing of rank {rank}: go on with as many ranks as it was written by.")
+    return load(tensors[name].numpy().tobytes())
+
+
+def part_of(tensors: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with ``PART/``, without that."""
     prefix = f"{part}/"
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 

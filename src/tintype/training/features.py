@@ -80,14 +80,24 @@ def choose_front_precision(
         cut: The network in two parts.
         runtime: Where they run.
         cache: The images that they will see.
-        wanted: ``auto`` takes the one in which features of these images are kept already, and else measures.
+        wanted: ``auto`` takes the one in which features of these images are kept already, and else measures. Ranks take
+            what any of them has kept, since the others get it from there, and else what the writer measures.
     """
     if wanted != "auto":
         return wanted, "as set"
     precisions: tuple[PrecisionName, ...] = ("bf16", "fp32")
-    for precision in precisions:
-        if is_kept(features_key(cut.front, cache, precision), _kept_shape(cut.tail.feature_shape), cache, precision):
+    shape = _kept_shape(cut.tail.feature_shape)
+    kept = runtime.world.any(
+        *(is_kept(features_key(cut.front, cache, precision), shape, cache, precision) for precision in precisions)
+    )
+    for precision, is_there in zip(precisions, kept, strict=True):
+        if is_there:
             return precision, "the features of these images are kept in it"
+    chosen, evidence = runtime.world.ask_writer(lambda: _measured_precision(cut, runtime, cache))
+    return chosen, evidence
+
+
+def _measured_precision(cut: CutNetwork, runtime: Runtime, cache: ImageCache) -> tuple[PrecisionName, str]:
     networks: dict[PrecisionName, nn.Module] = {
         precision: fast_front(cut.front, precision, runtime.device) for precision in ("fp32", "bf16")
     }
@@ -153,11 +163,11 @@ def run_frozen(
         split: Changed views are made of its training images alone.
         config: ``views``, ``feature_precision`` and ``feature_cache_gb`` count.
         augment: How views are changed; resolved.
-        runtime: Device and threads.
+        runtime: Device and threads; the ranks of its world all call this and share the work.
         on_progress: Told how many images, views counted each, have been through.
 
     Raises:
-        DataError: The features do not fit on the disk or within ``feature_cache_gb``.
+        DataError: The features do not fit on the disk or within ``feature_cache_gb``; the same on all ranks.
     """
     precision, device = config.feature_precision, runtime.device
     front = fast_front(cut.front, precision, device)
@@ -185,7 +195,7 @@ def run_frozen(
             cache.index, features_key(cut.front, cache, precision), _kept_shape(cut.tail.feature_shape),
             is_bf16=precision == "bf16", usable=cache.usable, trained=np.sort(split.train), views=config.views or 1,
             views_key=repr(augment.resolved()), run=run, block_rows=ROUNDS * threads * batch,
-            most_bytes=int(config.feature_cache_gb * 2**30), on_progress=on_progress,
+            most_bytes=int(config.feature_cache_gb * 2**30), on_progress=on_progress, world=runtime.world,
         )  # fmt: skip
 
 

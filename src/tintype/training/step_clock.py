@@ -1,0 +1,98 @@
+"""Where the time of training steps goes, on one rank: the phases of each step, and the way of each bucket of gradients.
+
+The loop says when a phase has ended; DistributedDataParallel's hook says when a bucket's gradients were ready, and its
+future when those of all ranks had been summed. All times are this process's own clock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from torch import Tensor
+from torch.distributed import GradBucket  # type: ignore[attr-defined]  # not in its __all__
+from torch.futures import Future
+
+from tintype.evaluation.step_times import Bucket, Phase, StepTimes
+
+Hook = Callable[[Any, GradBucket], Future[Tensor]]
+"""A communication hook of DistributedDataParallel: its state and a bucket to the future of the bucket's sum."""
+
+
+class Clock:
+    """The clock of a loop that nobody measures: it does nothing."""
+
+    def start(self) -> None:
+        """The first step of several begins."""
+
+    def mark(self, phase: Phase) -> None:
+        """What was done since the mark before was of this phase."""
+
+    def timed(self, hook: Hook) -> Hook:
+        """The hook as it is."""
+        return hook
+
+
+class StepClock(Clock):
+    """A clock that keeps every mark until it is asked for the steps."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[Phase | None, float]] = []
+        self._buckets: list[tuple[int, float, list[float]]] = []
+
+    def start(self) -> None:
+        """The first step of several begins."""
+        self._marks.append((None, time.perf_counter()))
+
+    def mark(self, phase: Phase) -> None:
+        """What was done since the mark before was of this phase."""
+        self._marks.append((phase, time.perf_counter()))
+
+    def timed(self, hook: Hook) -> Hook:
+        """The same hook, with the times at which each bucket was ready and summed kept here."""
+
+        @wraps(hook)  # DistributedDataParallel looks at a hook's annotations
+        def watched(state: Any, bucket: GradBucket) -> Future[Tensor]:
+            summed: list[float] = []  # filled by another thread, before the backward pass ends
+            self._buckets.append((bucket.buffer().nbytes, time.perf_counter(), summed))
+
+            def note(future: Future[Tensor]) -> Tensor:
+                summed.append(time.perf_counter())
+                return future.value()
+
+            return hook(state, bucket).then(note)
+
+        return watched
+
+    def take(self) -> list[StepTimes]:
+        """The steps since the last call, which are forgotten here."""
+        marks, buckets = self._marks, self._buckets
+        self._marks, self._buckets = [], []
+        steps: list[StepTimes] = []
+        seconds: dict[Phase, float] = {}
+        messages = 0
+        forward_end, waiting = 0.0, iter(buckets)
+        ahead = next(waiting, None)
+        found: list[Bucket] = []
+        for (_, begun), (phase, ended) in itertools.pairwise(marks):
+            if phase is None:
+                continue
+            if phase == "input" and seconds:
+                steps.append(StepTimes(seconds, tuple(found), messages))
+                seconds, found, messages = {}, [], 0
+            seconds[phase] = seconds.get(phase, 0.0) + ended - begun
+            messages += phase == "agreement"
+            if phase == "forward":
+                forward_end = ended
+            while phase == "backward" and ahead is not None and ahead[1] <= ended:
+                size, ready, summed = ahead
+                found.append(Bucket(size, ready - forward_end, summed[0] - forward_end, ended - forward_end))
+                ahead = next(waiting, None)
+        return [*steps, StepTimes(seconds, tuple(found), messages)] if seconds else steps
+
+
+NO_CLOCK = Clock()
+"""What a loop has where nobody measures."""
