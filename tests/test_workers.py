@@ -13,28 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 from shapes import make_shapes
-
-SETTINGS = """
-precision = "fp32"
-[data]
-image_size = 24
-[fit]
-epochs = 4
-batch_size = 16
-keep = "last"
-checkpoint_seconds = 0.0
-[model]
-layers = \"\"\"
-conv 8 3 relu
-pool 2
-dropout 0.3
-flatten
-dense 16 relu
-\"\"\"
-[evidence]
-baselines = false
-attention = false
-"""
+from small_run import SETTINGS
 
 
 @pytest.fixture
@@ -83,6 +62,19 @@ def test_a_mistake_is_one_line_told_once(photos: Path) -> None:
     assert done.stderr.count("fit.nonsense") == 1
     assert "Traceback" not in done.stderr
     assert not (photos.parent / "two").exists()
+
+
+@pytest.mark.gpu
+def test_two_gpus_end_as_one_does(photos: Path) -> None:
+    import torch
+
+    if torch.cuda.device_count() < 2:
+        pytest.skip("this machine has fewer than two GPUs")
+    assert tintype(photos, "one", "--device", "cuda").returncode == 0
+    two = tintype(photos, "two", "--device", "cuda", "--workers", "2")
+    assert two.returncode == 0, two.stderr
+    for alone, together in zip(history(photos, "one"), history(photos, "two"), strict=True):
+        assert together["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-3)
 
 
 @pytest.mark.slow

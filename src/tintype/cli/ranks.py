@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tintype.ranks.torchrun import rank_of_process
+from tintype.ranks.torchrun import is_first, rank_of_process
 
 if TYPE_CHECKING:
-    from tintype.console import Display
+    from tintype.watch import Watch
 
 INTERRUPTED = 130
 """Exit code of a command that somebody has stopped."""
@@ -38,9 +40,22 @@ def without_workers(arguments: list[str]) -> list[str]:
     return kept
 
 
-def note_stop(display: Display) -> None:
-    """Keep torchrun from starting anew what somebody has stopped; its own SIGTERM comes before it does so."""
-    if rank_of_process() is not None and display.interrupted:
-        from tintype.ranks.outcome import note_end
+@contextmanager
+def watching(as_json: bool) -> Iterator[Watch]:
+    """Show what a command does, if this process is the one that talks; Ctrl-C stops it so that it can be gone on with.
 
-        note_end(INTERRUPTED)
+    What somebody has stopped torchrun shall not start anew; its own SIGTERM comes before it does so.
+    """
+    from tintype.console import Display
+    from tintype.errors import RunInterrupted
+
+    display = Display(quiet=as_json or not is_first())
+    try:
+        with display.stoppable(), display.watching() as watch:
+            yield watch
+    except RunInterrupted:
+        if rank_of_process() is not None and display.interrupted:
+            from tintype.ranks.outcome import note_end
+
+            note_end(INTERRUPTED)
+        raise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tintype.cli.options import AsJson, Output, Settings, Workers
-from tintype.cli.ranks import note_stop, start_workers
+from tintype.cli.ranks import start_workers, watching
 from tintype.cli.telling import print_json
 from tintype.ranks.torchrun import is_first
 
@@ -43,16 +43,10 @@ def study(
 
 def study_and_tell(work: Callable[[Watch], StudyResult], as_json: bool) -> None:
     """Do a study, then show its table."""
-    from tintype.console import Display, error_console, show_study
-    from tintype.errors import RunInterrupted
+    from tintype.console import error_console, show_study
 
-    display = Display(quiet=as_json or not is_first())
-    try:
-        with display.stoppable(), display.watching() as watch:
-            result = work(watch)
-    except RunInterrupted:
-        note_stop(display)
-        raise
+    with watching(as_json) as watch:
+        result = work(watch)
     if not is_first():
         return
     if as_json:

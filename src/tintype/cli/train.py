@@ -40,7 +40,7 @@ from tintype.cli.options import (
     Weights,
     Workers,
 )
-from tintype.cli.ranks import note_stop, start_workers
+from tintype.cli.ranks import start_workers, watching
 from tintype.cli.study import study_and_tell
 from tintype.cli.telling import comma_separated, print_json, worth_showing
 from tintype.ranks.torchrun import is_first
@@ -136,16 +136,10 @@ def _refuse_with_resume(*given: Any) -> None:
 
 
 def _train_and_tell(work: Callable[[Watch], Run], as_json: bool) -> None:
-    from tintype.console import Display, error_console, headline, show_findings
-    from tintype.errors import RunInterrupted
+    from tintype.console import error_console, headline, show_findings
 
-    display = Display(quiet=as_json or not is_first())
-    try:
-        with display.stoppable(), display.watching() as watch:
-            run = work(watch)
-    except RunInterrupted:
-        note_stop(display)
-        raise
+    with watching(as_json) as watch:
+        run = work(watch)
     if not is_first():
         return
     if as_json:
