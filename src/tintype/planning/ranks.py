@@ -23,12 +23,18 @@ def plan_ranks(plan: Plan, ranks: int, training_images: int) -> Plan:
         ConfigError: There are fewer images in a batch than ranks.
     """
     fit = plan.config.fit
-    if ranks == 1 or fit.optimizer == "lbfgs":
-        return plan
+    if ranks == 1:
+        is_idle = plan.config.parallel.scale_lr
+        return plan.noted("parallel.scale_lr", "not used", "there is a single process") if is_idle else plan
+    if fit.optimizer == "lbfgs":
+        return plan.noted(
+            "ranks", str(ranks), "each fits the whole output layer, on features that all have made together"
+        )
     assert fit.batch_size is not None
     assert fit.learning_rate is not None
     assert fit.epochs is not None
-    if plan.config.parallel.scale_lr:
+    scales = plan.config.parallel.scale_lr
+    if scales:
         reason = f"{ranks} ranks with {fit.batch_size} images each"
         plan = plan.settled("fit.batch_size", fit.batch_size * ranks, reason)
         plan = plan.settled("fit.learning_rate", fit.learning_rate * ranks, f"grows with the batch: {ranks} times")
@@ -42,4 +48,8 @@ def plan_ranks(plan: Plan, ranks: int, training_images: int) -> Plan:
         raise ConfigError(f"a step of {batch} images cannot be shared by {ranks} ranks: take a larger --batch-size.")
     least, rest = divmod(batch, ranks)
     share = f"{least}" if not rest else f"{least} or {least + 1}"
-    return plan.noted("ranks", str(ranks), f"a step of {batch} images is shared, {share} each; the rate stays")
+    return plan.noted(
+        "ranks",
+        str(ranks),
+        f"a step of {batch} images is shared, {share} each" + ("" if scales else "; the rate stays"),
+    )
