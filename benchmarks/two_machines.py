@@ -133,6 +133,7 @@ class Turn:
         images_per_second: Of the last epoch.
         right: Test images that were classified right; None where only time was measured.
         tested: How many there were.
+        training: What was trained to the end, in words.
     """
 
     work: str
@@ -142,6 +143,7 @@ class Turn:
     images_per_second: float
     right: int | None = None
     tested: int | None = None
+    training: str = ""
 
 
 def main() -> int:
@@ -181,7 +183,8 @@ def _trained(arguments: argparse.Namespace, hosts: Sequence[Host], rate: str, me
     accuracy = run["test"]["accuracy"]
     right = round(accuracy["value"] * accuracy["n"])
     _say(f"{rate}, {method}, seed {seed}: {right} of {accuracy['n']} right")
-    return Turn(arguments.work, rate, method, seed, speed, right, accuracy["n"])
+    training = ", ".join([f"{arguments.epochs} epochs", f"batch {batch}", *arguments.set])
+    return Turn(arguments.work, rate, method, seed, speed, right, accuracy["n"], training)
 
 
 def _train(
@@ -275,15 +278,16 @@ def _section(heading: str, turns: Sequence[Turn]) -> list[str]:
             "",
         ]
         lines += [
-            "| work | link | gradients | accuracy, mean of seeds | of each seed |",
-            "| --- | --- | --- | --- | --- |",
+            "| work | trained | link | gradients | accuracy, mean of seeds | each seed |",
+            "| --- | --- | --- | --- | --- | --- |",
         ]
     for (work, rate, method), found in _grouped(trained).items():
         tested = found[0].tested or 1
         interval = wilson(round(statistics.mean(turn.right or 0 for turn in found)), tested)  # seeds are no new images
         each = ", ".join(f"{100 * (turn.right or 0) / tested:.1f} %" for turn in found)
         lines.append(
-            f"| {WORKS[work].title} | {rate} | {method} | {100 * interval.value:.1f} % ({100 * interval.low:.1f} to "
+            f"| {WORKS[work].title} | {found[0].training} | {rate} | {method} "
+            f"| {100 * interval.value:.1f} % ({100 * interval.low:.1f} to "
             f"{100 * interval.high:.1f}, n = {tested}) | {each} |"
         )
     return [*lines, ""]
