@@ -25,6 +25,7 @@ from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCP
 
 from tintype.ranks.alive import PEER_LOST
 from tintype.ranks.outcome import END, RUN, recall_from, say
+from tintype.ranks.torchrun import usable_cores
 
 MISTAKEN = 2
 """Exit code after a mistake of the user's, which the workers have told."""
@@ -139,11 +140,10 @@ def store_on_loopback() -> TCPStore:
 def _for_workers(workers: int) -> dict[str, str]:
     """Environment of the workers: gloo and NCCL on the loopback, the cores shared out, no stack traces of the store."""
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "GLOO_SOCKET_IFNAME": loopback,
         "NCCL_SOCKET_IFNAME": loopback,
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // workers))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // workers))),
         "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
     }
 

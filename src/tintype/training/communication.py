@@ -56,7 +56,6 @@ class GradientSum:
 
     Attributes:
         is_plain: While true, gradients are added up as they are, whatever the method.
-        begins: The step from which on PowerSGD compresses.
     """
 
     def __init__(
@@ -65,9 +64,9 @@ class GradientSum:
         self._method = method
         self._group = group
         self.is_plain = False
-        self.begins = first_changed_step(total_steps)
+        begins = first_changed_step(total_steps)
         self._state = PowerSGDState(
-            group, config.powersgd_rank, start_powerSGD_iter=self.begins, use_error_feedback=True, warm_start=True
+            group, config.powersgd_rank, start_powerSGD_iter=begins, use_error_feedback=True, warm_start=True
         )
 
     def sum_over_ranks(self, _state: object, bucket: GradBucket) -> Future[Tensor]:
