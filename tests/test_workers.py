@@ -111,6 +111,7 @@ def test_ctrl_c_stops_all_with_a_checkpoint_and_resume_goes_on_alone(photos: Pat
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=100)
     assert process.returncode == 130, stderr
+    assert "after step" in stderr, "all ranks stop at the same step, with a checkpoint of it"
     assert "Go on with: tintype train --resume" in stderr
     assert "Traceback" not in stderr
     resumed = subprocess.run(

@@ -49,6 +49,7 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, float] = {}
         self._told = time.monotonic()
+        self._doing = ""
         self._stop = False
         self.interrupted = False
         self._table_started = False
@@ -87,7 +88,7 @@ class Display:
 
     @property
     def _in_training(self) -> bool:
-        return any(name.startswith("epoch ") for name in self._tasks)
+        return self._doing.startswith("epoch ")
 
     def on_message(self, line: str) -> None:
         """Show one line."""
@@ -96,6 +97,7 @@ class Display:
 
     def on_progress(self, what: str, done: int, total: int) -> None:
         """Move the bar of what is being done; without a terminal, a line now and then."""
+        self._doing = what  # also where nothing is shown: a stop depends on it
         if self._quiet or total == 0:
             return
         now = time.monotonic()

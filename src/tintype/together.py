@@ -94,7 +94,7 @@ def settings_of(world: World, run_dir: RunDir, source: str | None = None) -> Run
 
 def own_watch(world: World, run_dir: RunDir, watch: Watch) -> Watch:
     """Rank 0 talks to the user; the others write to files of their own, ``rankN.log``."""
-    return watch if world.rank == 0 else log_watch(run_dir / f"rank{world.rank}.log", watch.should_stop)
+    return watch if world.rank == 0 else log_watch(run_dir / f"rank{world.rank}.log", watch)
 
 
 def require_same_data(world: World, data: Prepared) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,12 +27,12 @@ class Watch:
     should_stop: Callable[[], bool] = lambda: False
 
 
-def log_watch(path: Path, should_stop: Callable[[], bool]) -> Watch:
+def log_watch(path: Path, watch: Watch) -> Watch:
     """A watch that adds lines to a file instead of talking to anybody.
 
     Args:
         path: The file; its folder is made.
-        should_stop: As in :class:`Watch`.
+        watch: Is told of progress, and asked whether to stop, as before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -43,4 +43,4 @@ def log_watch(path: Path, should_stop: Callable[[], bool]) -> Watch:
     def on_epoch(record: EpochRecord, epochs: int) -> None:
         write(f"epoch {record.epoch} of {epochs}: train loss {record.train_loss:.4f}, {record.seconds:.1f} s")
 
-    return Watch(on_message=write, on_epoch=on_epoch, should_stop=should_stop)
+    return replace(watch, on_message=write, on_epoch=on_epoch)
