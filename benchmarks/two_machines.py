@@ -2,7 +2,7 @@
 
 `python benchmarks/two_machines.py --work a2` makes two network namespaces with a link between them (this needs root and
 iproute2), pins one core for each, and trains as a user would, with torchrun over the link and alone on one core.
-Baseline and methods take turns. `--accuracy SEEDS` trains to the end as well and compares test accuracies. The figures
+Baseline and methods take turns. `--accuracy SEED ...` trains to the end as well, and compares test accuracies. Figures
 go to `results/two-machines-DAY.jsonl` and, as a section of its own, to RESULTS.md.
 """
 
@@ -130,7 +130,7 @@ class Turn:
         rate: Of the link.
         method: Of the gradients; :data:`ALONE` for one core.
         number: Of the round, or the seed.
-        images_per_second: Of the last epoch.
+        images_per_second: Of the last epoch; None where the machine did something else besides.
         right: Test images that were classified right; None where only time was measured.
         tested: How many there were.
         training: What was trained to the end, in words.
@@ -140,7 +140,7 @@ class Turn:
     rate: str
     method: str
     number: int
-    images_per_second: float
+    images_per_second: float | None
     right: int | None = None
     tested: int | None = None
     training: str = ""
@@ -158,7 +158,7 @@ def main() -> int:
             for number in range(arguments.rounds):
                 for method in (ALONE, *arguments.methods):
                     turns.append(_timed(arguments, hosts, rate, method, number))
-            for seed in range(arguments.accuracy):
+            for seed in arguments.accuracy:
                 for method in (ALONE, *arguments.methods):
                     turns.append(_trained(arguments, hosts, rate, method, seed))
     _write(arguments, turns)
@@ -262,9 +262,10 @@ def _section(heading: str, turns: Sequence[Turn]) -> list[str]:
     timed = [turn for turn in turns if turn.right is None]
     for (work, rate, method), found in _grouped(timed).items():
         alone = _grouped(timed)[work, rate, ALONE]
-        base = {turn.number: turn.images_per_second for turn in alone}
-        ratios = [turn.images_per_second / base[turn.number] for turn in found]
-        speeds = sorted(turn.images_per_second for turn in found)
+        base = {turn.number: turn.images_per_second or 0.0 for turn in alone}
+        speeds = [turn.images_per_second or 0.0 for turn in found]
+        ratios = [speed / base[turn.number] for speed, turn in zip(speeds, found, strict=True)]
+        speeds.sort()
         lines.append(
             f"| {WORKS[work].title} | {rate} | {method} "
             f"| {statistics.median(speeds):.1f} ({speeds[0]:.1f} to {speeds[-1]:.1f}) "
@@ -307,7 +308,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rate", nargs="+", default=["1gbit"])
     parser.add_argument("--methods", nargs="+", default=["fp32", "bf16", "local_sgd"])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--accuracy", type=int, default=0, metavar="SEEDS")
+    parser.add_argument(
+        "--accuracy", type=int, nargs="*", default=[], metavar="SEED", help="train to the end with these"
+    )
     parser.add_argument("--epochs", type=int, default=10, help="of the trainings for accuracy")
     parser.add_argument("--set", action="append", default=[], help="a setting of all runs")
     parser.add_argument("--output", type=Path, default=HERE)

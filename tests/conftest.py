@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from shapes import make_shapes
 # No test asks the model hub, and what a developer keeps as weights must not change what is chosen.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("TINTYPE_WEIGHTS", None)
+# What a module's fixtures judge comes before a test has a ledger of its own, and is none of a developer's models.
+os.environ["TINTYPE_LEDGER"] = str(Path(tempfile.mkdtemp()) / "ledger.jsonl")
 
 # A busy machine is no reason to fail.
 settings.register_profile("tintype", deadline=None)

@@ -1,4 +1,4 @@
-"""The labs: study files that load, networks with exactly the parameters of the originals, a page for each file."""
+"""The labs: files that load, networks with exactly the parameters of the originals, a page for each file."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from tintype.models.summary import summarize
 from tintype.report.studyfile import STUDY_KINDS
 from tintype.studies.file import load_study
 from tintype.studies.plan import Study
+from tintype.tuning.ownspace import load_space
 
 ROOT = Path(__file__).resolve().parents[1]
-STUDIES = sorted(path.stem for path in (ROOT / "labs").glob("*.toml"))
+SEARCHES = sorted(path.stem for path in (ROOT / "labs").glob("*-tune.toml"))
+STUDIES = sorted({path.stem for path in (ROOT / "labs").glob("*.toml")} - set(SEARCHES))
 PAGES = sorted((ROOT / "docs" / "labs").glob("*.md"))
 _NAMED = re.compile(r"labs/([\w-]+\.(?:toml|py))")
 
@@ -70,6 +72,14 @@ def test_every_lab_names_networks_that_exist(name: str, monkeypatch: pytest.Monk
             assert callable(getattr(importlib.import_module(module), function))
         elif model.name is not None:
             assert zoo.find(model.name).layers
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_every_search_has_a_space_and_a_budget(name: str) -> None:
+    file = load_space(ROOT / "labs" / f"{name}.toml")
+    assert file.space.architectures or file.space.parameters
+    assert file.budget
+    assert RunConfig().replace(file.base).data.image_size
 
 
 # Counts of the originals, in Keras and PyTorch; those of 20 classes follow from the last layer alone.
@@ -144,7 +154,7 @@ def test_the_frozen_backbone_of_the_lab_has_its_mistakes(monkeypatch: pytest.Mon
 
 def test_every_file_stands_on_a_page_and_in_the_table() -> None:
     assert len(PAGES) == 5
-    files = {f"{name}.toml" for name in STUDIES}
+    files = {f"{name}.toml" for name in (*STUDIES, *SEARCHES)}
     on_pages = {name for page in PAGES for name in _NAMED.findall(page.read_text(encoding="utf-8"))}
     assert files <= on_pages
     readme = (ROOT / "labs" / "README.md").read_text(encoding="utf-8")
@@ -161,7 +171,7 @@ def test_pages_name_files_that_exist(page: Path) -> None:
         assert (page.parent / link).exists(), link
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", [*STUDIES, *SEARCHES])
 def test_every_lab_says_what_it_is(name: str) -> None:
     head = (ROOT / "labs" / f"{name}.toml").read_text(encoding="utf-8").partition("\nname = ")[0]
     assert head.startswith("# ")

@@ -10,14 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tintype.api import check, demo, evaluate, load, predict, report, resume, summary, train
+    from tintype.api import check, demo, evaluate, load, predict, report, resume, summary, train, tune
     from tintype.errors import TintypeError
     from tintype.records import Evaluation, Finding, Interval
 
 __version__ = "0.1.0"
 __all__ = [
     "Evaluation", "Finding", "Interval", "TintypeError", "check", "compare", "demo", "diagnose", "embed", "evaluate",
-    "load", "predict", "report", "resume", "study", "summary", "train",
+    "load", "predict", "report", "resume", "resume_tune", "study", "summary", "train", "tune",
 ]  # fmt: skip
 
 _HOMES = {"TintypeError": "errors", "Evaluation": "records", "Finding": "records", "Interval": "records"}

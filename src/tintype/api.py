@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tintype.assess import Assessment, Check, check_prepared, evaluate_on
 from tintype.assess import check as _check
@@ -31,6 +31,9 @@ from tintype.rundir import RunDir, sort_findings
 from tintype.serving.predictor import Label, Predictor
 from tintype.studies import StudyResult, compare_settings, load_study, run_study
 from tintype.watch import Watch
+
+if TYPE_CHECKING:
+    from tintype.tuning.tune import Tuned
 
 StrPath = str | Path
 
@@ -129,6 +132,67 @@ def resume(run: StrPath, *, watch: Watch = Watch()) -> Run:
 def demo(*, output: StrPath | None = None, watch: Watch = Watch(), **options: Any) -> Run:
     """Do the whole job on scikit-learn's handwritten digits: check, train, evaluate, report."""
     return train(write_digits(), output=output, watch=watch, **options)
+
+
+def tune(
+    data: StrPath | None = None,
+    *,
+    budget: float | str | None = None,
+    trials: int | None = None,
+    space: StrPath | None = None,
+    storage: str | None = None,
+    study: str | None = None,
+    output: StrPath | None = None,
+    config: StrPath | None = None,
+    settings: Mapping[str, Any] | None = None,
+    watch: Watch = Watch(),
+    started: float | None = None,
+    **options: Any,
+) -> Tuned:
+    """Search for the best model in a time budget; it is chosen on validation images and tested once.
+
+    Args:
+        data: As for :func:`train`.
+        budget: Seconds, or a text such as ``30m``, for all of it.
+        trials: Candidates to try, instead of a time or within it.
+        space: A TOML file of one's own search space; otherwise the data decide.
+        storage: URL of a database that several workers share: ``postgresql://...`` or ``sqlite:///...``.
+        study: Name of the search in that database.
+        output: The search's directory; ``runs/NAME-tune`` by default.
+        config: A TOML file of settings that all candidates have.
+        settings: Single settings by dotted name.
+        watch: Progress, messages and stopping.
+        started: When the work began, by :func:`time.monotonic`; None: now.
+        **options: As for :func:`train`.
+
+    Raises:
+        TintypeError: With one line that says what is wrong and what to do.
+        RunInterrupted: It was stopped; :func:`resume_tune` goes on.
+    """
+    from tintype.tuning.tune import Request, tune  # Optuna takes a second to import
+
+    resolved = make_config(data, file=None if config is None else Path(config), options=options, settings=settings)
+    own = None if space is None else Path(space)
+    request = Request(resolved, _seconds(budget), trials, own, storage, study)
+    return tune(request, None if output is None else Path(output), watch, started)
+
+
+def resume_tune(
+    search: StrPath, *, budget: float | str | None = None, trials: int | None = None, storage: str | None = None,
+    watch: Watch = Watch(), started: float | None = None,
+) -> Tuned:  # fmt: skip
+    """Go on with a search that was stopped; ``budget`` gives it more time, also where it has ended."""
+    from tintype.tuning.tune import resume_tune
+
+    return resume_tune(
+        Path(search), budget=_seconds(budget), trials=trials, storage=storage, watch=watch, started=started
+    )
+
+
+def _seconds(budget: float | str | None) -> float | None:
+    from tintype.tuning.budget import parse_duration
+
+    return parse_duration(budget) if isinstance(budget, str) else budget
 
 
 def check(

@@ -19,9 +19,11 @@ from rich.table import Table
 
 from tintype.records import DataSummary, EpochRecord, Evaluation, Finding, ModelSummary
 from tintype.report.studyfile import PointRow, StudyTable, failures
+from tintype.report.tunefile import TuneTable
 from tintype.watch import Watch
 
 SIGNS = {"critical": "[bold red]✗[/]", "warning": "[yellow]![/]", "info": "[blue]i[/]"}
+SHOWN_TRIALS = 8
 PLAIN_INTERVAL = 10.0
 """Seconds between two progress lines where there is no terminal."""
 
@@ -195,6 +197,26 @@ def show_study(table: StudyTable) -> None:
         console.print(escape(line), soft_wrap=True)
     for remark in table.remarks:
         console.print(escape(remark), style="dim", soft_wrap=True)
+
+
+def show_tuning(table: TuneTable) -> None:
+    """The best candidates of a search, the chosen one marked."""
+    roles = ("search", "default", "logistic")
+    done = [row for row in table.trials if row.role in roles and row.state == "complete" and row.accuracy is not None]
+    shown = sorted(done, key=lambda row: -row.accuracy.value if row.accuracy else 0.0)[:SHOWN_TRIALS]
+    rows = [
+        [
+            f"{row.number}{' *' if row.number == table.winner else ''}",
+            row.role,
+            str(row.accuracy),
+            f"{row.seconds:.1f} s",
+            f"{row.parameters or 0:,}",
+        ]
+        for row in shown
+    ]
+    names = ("trial", "role", "validation accuracy", "time", "parameters")
+    columns = [(name, "right" if name in ("time", "parameters") else "left") for name in names]
+    print_table(columns, rows, error_console)
 
 
 def _study_row(point: PointRow) -> list[str]:

@@ -14,6 +14,7 @@ from tintype.models.graph import find_boundary
 from tintype.models.network import BACKBONE, Network
 from tintype.preparing import Built, Prepared
 from tintype.records import EpochRecord
+from tintype.runtime import Runtime
 from tintype.training.features import CutNetwork, cut_network, features_bytes, run_frozen
 from tintype.training.fit import Fitted, fit
 from tintype.training.head_grid import fit_head_grid
@@ -42,6 +43,15 @@ class Learnt:
     logistic: LogisticHead | None = None
     heads: FittedHeads | None = None
 
+    def judged(self, built: Built, data: Prepared) -> tuple[Network, ImageCache | FeatureCache]:
+        """What classifies, and what it takes: the trained part and what it saw, or the whole network and the images.
+
+        What frozen layers said is kept of the images as they are; their mirror images go through the whole network.
+        """
+        if built.plan.config.model.flip_average:
+            return built.network, data.cache
+        return self.fitted.network, self.inputs
+
     def model_config(self, config: ModelConfig) -> ModelConfig:
         """The architecture with the head that was chosen."""
         if self.heads is None:
@@ -49,13 +59,13 @@ class Learnt:
         return config.model_copy(update={"head": self.heads.results[self.heads.best()].setting.layers or None})
 
 
-def learn(built: Built, data: Prepared, checkpoint: Path, watch: Watch, on_epoch: OnEpoch) -> Learnt:
+def learn(built: Built, data: Prepared, checkpoint: Path | None, watch: Watch, on_epoch: OnEpoch) -> Learnt:
     """Train a network, and keep its best weights.
 
     Args:
         built: The network; trained in place.
         data: Images, split and settings.
-        checkpoint: Where to save; what lies there already is resumed.
+        checkpoint: Where to save; what lies there already is resumed. None: nowhere.
         watch: Progress and stopping.
         on_epoch: Called with each epoch's record and the number of epochs.
 
@@ -65,7 +75,7 @@ def learn(built: Built, data: Prepared, checkpoint: Path, watch: Watch, on_epoch
         DataError: The features do not fit on the disk.
     """
     config = built.plan.config
-    inputs = _inputs(built.cut, data, config, built, watch)
+    inputs = trained_inputs(built.cut, data, config, built.runtime, watch)
     if config.fit.optimizer == "lbfgs":
         assert built.cut is not None
         assert isinstance(inputs, FeatureCache)
@@ -84,7 +94,7 @@ def learn(built: Built, data: Prepared, checkpoint: Path, watch: Watch, on_epoch
         return Learnt(fitted, inputs, heads=heads)
     rows: tuple[EpochRecord, ...] = ()
     head: LogisticHead | None = None
-    if config.fit.head_epochs and not built.runtime.world.agree(checkpoint.exists()):
+    if config.fit.head_epochs and not built.runtime.world.agree(checkpoint is not None and checkpoint.exists()):
         rows, head = _head_first(built, data, config, watch, on_epoch)
     # Fine-tuning may make a network worse than its head alone had made it.
     start = max(reversed(rows), key=lambda row: monitored(config.fit, row)) if rows else None
@@ -107,14 +117,25 @@ def _best_of(heads: FittedHeads) -> str:
     return f"{line}; {failed} could not be trained" if failed else line
 
 
-def _inputs(
-    cut: CutNetwork | None, data: Prepared, config: RunConfig, built: Built, watch: Watch
+def trained_inputs(
+    cut: CutNetwork | None, data: Prepared, config: RunConfig, runtime: Runtime, watch: Watch
 ) -> ImageCache | FeatureCache:
-    """What the trained part sees: the images, or what the frozen layers say of them, run once."""
+    """What the trained part sees: the images, or what the frozen layers say of them, run once.
+
+    Args:
+        cut: The network in two parts; None where no frozen part is run apart.
+        data: Images and split.
+        config: ``fit`` and ``augment`` count; resolved.
+        runtime: Where the frozen layers run.
+        watch: Progress and messages.
+
+    Raises:
+        DataError: The features do not fit on the disk.
+    """
     if cut is None:
         return data.cache
     needed = features_bytes(cut, data.cache, data.split, config.fit)
-    features = run_frozen(cut, data.cache, data.split, config.fit, config.augment, built.runtime, watch.on_progress)
+    features = run_frozen(cut, data.cache, data.split, config.fit, config.augment, runtime, watch.on_progress)
     values = " x ".join(str(size) for size in features.shape)
     views = f"{features.views} views of {len(data.split.train):,} training images" if features.views > 1 else "1 view"
     watch.on_message(
@@ -138,7 +159,7 @@ def _head_first(
         cut = cut_network(network, find_boundary(backbone, "all")) if config.fit.feature_cache else None
         # One view is enough for a start, and costs an eighth.
         plain = config.replace({"fit.views": 1})
-        inputs = _inputs(cut, data, plain, built, watch)
+        inputs = trained_inputs(cut, data, plain, built.runtime, watch)
         if cut is not None and isinstance(inputs, FeatureCache) and config.model.head is None:
             fitted, head = fit_output_layer(cut.tail, inputs, data.split, config.fit, built.runtime, watch)
             assert config.fit.epochs is not None
@@ -167,7 +188,7 @@ def _fit(
         trained, inputs, data.split, config.fit, config.augment, built.runtime, parallel=config.parallel,
         checkpoint=checkpoint, start=start,
         on_epoch=lambda record: on_epoch(numbered(record), epochs), on_progress=watch.on_progress,
-        should_stop=watch.should_stop,
+        should_stop=watch.should_stop, should_finish=watch.should_finish,
     )  # fmt: skip
     history = tuple(numbered(record) for record in fitted.history)
     return replace(fitted, history=history, kept_epoch=fitted.kept_epoch + epochs_before)

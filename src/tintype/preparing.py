@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tintype.config import ModelConfig, RunConfig
+from tintype.config import DataConfig, ModelConfig, RunConfig
 from tintype.data.audit import Audit, audit
-from tintype.data.cache import ImageCache, build_cache, scan_headers
-from tintype.data.decode import geometry_of
+from tintype.data.cache import Headers, ImageCache, build_cache, scan_headers
+from tintype.data.decode import Geometry, geometry_of
+from tintype.data.index import ImageIndex
 from tintype.data.same import require_same_images
 from tintype.data.shift import image_statistics
 from tintype.data.sources import read_index
@@ -69,22 +70,73 @@ def prepare_data(config: RunConfig, watch: Watch, world: World = ALONE) -> Prepa
         RankError: The ranks' data differ.
     """
     runtime = start_runtime(config.device, config.threads, config.seed, world)
+    return list_images(config, watch).prepare(config, runtime, watch)
+
+
+def list_images(config: RunConfig, watch: Watch) -> Listed:
+    """Read which images there are, and their sizes; nothing is decoded.
+
+    Args:
+        config: ``data`` counts.
+        watch: Progress and messages.
+
+    Raises:
+        DataError: The data cannot be used as it is.
+    """
     index = read_index(config.data)
     watch.on_message(index.description)
-    headers = scan_headers(index, config.data, watch.on_progress)
-    plan = plan_data(config, index, headers)
-    if plan.config.model.backbone is not None:
-        import_ahead("timm")  # two seconds that reading and decoding can hide
-    require_same_images(index, geometry_of(plan.config.data), world)
-    cache = build_cache(index, plan.config.data, watch.on_progress, world)
-    if cache.sharing:
-        watch.on_message(cache.sharing)
-    split = make_split(index, cache.usable, plan.config.data, plan.config.seed)
-    watch.on_message(split.description)
-    plan = plan_training(plan, len(index.classes), len(split.train))
-    plan = plan_ranks(plan, world.size, len(split.train))
-    found = audit(cache, split, watch.on_progress)
-    return Prepared(plan, runtime, cache, split, found, image_statistics(cache, split.train))
+    return Listed(index, scan_headers(index, config.data, watch.on_progress))
+
+
+@dataclass
+class Listed:
+    """Images by name and size. What is prepared with several settings is decoded and audited once for each geometry.
+
+    Attributes:
+        index: The images.
+        headers: Their sizes and modes.
+    """
+
+    index: ImageIndex
+    headers: Headers
+    _caches: dict[Geometry, ImageCache] = field(default_factory=dict)
+    _splits: dict[tuple[DataConfig, int], tuple[Split, Audit, ImageStatistics]] = field(default_factory=dict)
+
+    def prepare(self, config: RunConfig, runtime: Runtime, watch: Watch) -> Prepared:
+        """Plan, decode, split and audit.
+
+        Args:
+            config: Settings; what is None is chosen.
+            runtime: Where to compute, and with which ranks.
+            watch: Progress and messages.
+
+        Raises:
+            DataError: The data cannot be used as it is.
+            RankError: The ranks' data differ.
+        """
+        plan = plan_data(config, self.index, self.headers)
+        if plan.config.model.backbone is not None:
+            import_ahead("timm")  # two seconds that reading and decoding can hide
+        cache = self._cache(plan.config.data, runtime.world, watch)
+        key = plan.config.data, 0 if plan.config.data.train_images is None else config.seed
+        if key not in self._splits:
+            split = make_split(self.index, cache.usable, plan.config.data, config.seed)
+            watch.on_message(split.description)
+            found = audit(cache, split, watch.on_progress)
+            self._splits[key] = split, found, image_statistics(cache, split.train)
+        split, found, statistics = self._splits[key]
+        plan = plan_training(plan, len(self.index.classes), len(split.train))
+        plan = plan_ranks(plan, runtime.world.size, len(split.train))
+        return Prepared(plan, runtime, cache, split, found, statistics)
+
+    def _cache(self, config: DataConfig, world: World, watch: Watch) -> ImageCache:
+        geometry = geometry_of(config)
+        if geometry not in self._caches:
+            require_same_images(self.index, geometry, world)
+            self._caches[geometry] = cache = build_cache(self.index, config, watch.on_progress, world)
+            if cache.sharing:
+                watch.on_message(cache.sharing)
+        return self._caches[geometry]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,6 +57,9 @@ TRAINING_IMAGES_EVALUATED = 10_000
 
 CALIBRATION_IMAGES = 50
 """Fewer validation images than this cannot tell a temperature from 1."""
+
+
+Learn = Callable[[Built], Learnt]
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,23 @@ def _execute(config: RunConfig, run_dir: RunDir, watch: Watch, world: World) -> 
     import_optimizers_ahead()
     data = prepare_data(config, watch, world)
     require_same_data(world, data)
+    make_run(data, run_dir, watch, started)
+
+
+def make_run(data: Prepared, run_dir: RunDir, watch: Watch, started: float, again: Learn | None = None) -> None:
+    """A run on images that are prepared, to its report.
+
+    Args:
+        data: Images, split and settings.
+        run_dir: Where it goes; goes on from the checkpoint that is there.
+        watch: Progress, messages and stopping.
+        started: When the run began, by :func:`time.monotonic`.
+        again: What was learnt before, given the network; None to train.
+
+    Raises:
+        RunInterrupted: It was asked to stop; it can be gone on with.
+    """
+    world = data.runtime.world
     built = build(data)
     layer = built.plan.config.evidence.embedding
     if layer is not None:
@@ -177,7 +198,7 @@ def _execute(config: RunConfig, run_dir: RunDir, watch: Watch, world: World) -> 
     for line in _aligned(built.plan.choices):
         watch.on_message(line)
     try:
-        _train_and_evaluate(built, data, run_dir, watch, started)
+        _train_and_evaluate(built, data, run_dir, watch, started, again)
     except RunInterrupted as stopped:
         raise RunInterrupted(f"{stopped} Go on with: tintype train --resume {run_dir.path}") from None
     except KeyboardInterrupt:
@@ -191,14 +212,16 @@ def _report(run_dir: RunDir, layer: str | None, watch: Watch) -> None:
     write_report(run_dir)
 
 
-def _train_and_evaluate(built: Built, data: Prepared, run_dir: RunDir, watch: Watch, started: float) -> None:
+def _train_and_evaluate(
+    built: Built, data: Prepared, run_dir: RunDir, watch: Watch, started: float, again: Learn | None
+) -> None:
     """Everything between an opened run directory and its last file, ``evaluation.json``.
 
     All ranks train and classify; the writer judges and writes.
     """
     first_weights = note_weights(built.network, redrawn(data, built.network))
     training_started = time.monotonic()
-    learnt = _learn(built, data, run_dir, watch)
+    learnt = _learn(built, data, run_dir, watch) if again is None else _learn_again(built, run_dir, again)
     training_seconds = time.monotonic() - training_started
 
     predictions, temperature = _predict(built, learnt, data, watch)
@@ -269,11 +292,17 @@ def _learn(built: Built, data: Prepared, run_dir: RunDir, watch: Watch) -> Learn
     return learnt
 
 
+def _learn_again(built: Built, run_dir: RunDir, again: Learn) -> Learnt:
+    """What was learnt before, with its history on disk."""
+    learnt = again(built)
+    run_dir.write_history(learnt.fitted.history)
+    return learnt
+
+
 def _predict(built: Built, learnt: Learnt, data: Prepared, watch: Watch) -> tuple[list[Predictions], float]:
     """Calibrated predictions of all splits, test first, and the temperature fitted on the validation images."""
     split, flip = data.split, bool(built.plan.config.model.flip_average)
-    # What frozen layers said is kept of the images as they are; their mirror images go through the whole network.
-    network, inputs = (built.network, data.cache) if flip else (learnt.fitted.network, learnt.inputs)
+    network, inputs = learnt.judged(built, data)
     step = max(1, -(-len(split.train) // TRAINING_IMAGES_EVALUATED))
     parts: dict[SplitName, NDArray[np.int64]] = {
         "test": split.test,

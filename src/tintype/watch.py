@@ -19,12 +19,15 @@ class Watch:
         on_message: One line that a person should see.
         on_epoch: The record of an epoch that ended, and the number of epochs.
         should_stop: Asked after each training step; True stops the run so that it can be resumed.
+        should_finish: Asked after each training step of a process that trains alone; True ends the training there, and
+            the run goes on with the best weights so far.
     """
 
     on_progress: OnProgress = silent
     on_message: Callable[[str], None] = lambda _: None
     on_epoch: Callable[[EpochRecord, int], None] = lambda _record, _epochs: None
     should_stop: Callable[[], bool] = lambda: False
+    should_finish: Callable[[], bool] = lambda: False
 
 
 def log_watch(path: Path, watch: Watch) -> Watch:

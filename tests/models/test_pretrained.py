@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from tintype.errors import ConfigError, RunError
-from tintype.models import pretrained
+from tintype.models.hub import hub_trouble
 from tintype.models.pretrained import (
     ARGUMENTS,
     available,
@@ -31,6 +31,7 @@ from tintype.models.pretrained import (
     read_source,
     read_words,
     timm_config,
+    weights_at_hand,
 )
 
 OURS = {"mean": "0.5,0.4,0.3", "std": "0.1,0.2,0.3", "input": "3,96,96"}
@@ -373,6 +374,31 @@ def test_weights_are_downloaded_once(hub: type[Hub], no_hub: Path, tmp_path: Pat
     assert hub.asked == []
 
 
+def test_all_weights_on_this_machine_are_listed_without_asking(
+    hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    put(first / "vgg16.tv_in1k.safetensors", OURS | {"timm": "vgg16.tv_in1k"})
+    put(first / "resnet20_mine.safetensors", OURS)
+    put(first / "vgg16_again.safetensors", OURS | {"timm": "vgg16"})
+    put(first / "unsaid.safetensors", OURS)
+    put(first / "resnet18.safetensors", {"timm": "resnet18", "mean": "a,b,c", "std": "1,1,1"})
+    put(first / "evil.safetensors", OURS | {"timm": "../../*"})
+    (first / "resnet32.safetensors").write_bytes(b"damaged")
+    put(second / "resnet20.safetensors", OURS)
+    monkeypatch.setenv("TINTYPE_WEIGHTS", os.pathsep.join(str(place) for place in (first, tmp_path / "no", second)))
+    hub.content = put(tmp_path / "w.safetensors", OURS).read_bytes()
+    find_weights("test_resnet", "auto")
+    hub.asked.clear()
+    found = {source.architecture: source.path.name for source in weights_at_hand()}
+    assert found == {
+        "resnet20": "resnet20_mine.safetensors",
+        "vgg16.tv_in1k": "vgg16.tv_in1k.safetensors",
+        "test_resnet.r160_in1k": "model.safetensors",
+    }
+    assert hub.asked == []
+
+
 def test_a_repository_without_safetensors(hub: type[Hub]) -> None:
     with pytest.raises(
         ConfigError, match=r"timm/test_resnet.r160_in1k on the model hub has no .*`tintype import`"
@@ -387,7 +413,7 @@ def test_a_hub_that_is_ill_is_asked_once(hub: type[Hub], monkeypatch: pytest.Mon
     with pytest.raises(ConfigError, match=r"cannot be reached \(it answers 503\)"):
         find_weights("test_resnet", "auto")
     assert len(hub.asked) == 1
-    monkeypatch.setattr(pretrained, "_PATIENCE", 0.2)
+    monkeypatch.setattr("tintype.models.hub.PATIENCE", 0.2)
     hub.pause = 1.0
     start = time.monotonic()
     with pytest.raises(ConfigError, match=r"cannot be reached \((timed out|no answer within 0 s)\)"):
@@ -398,7 +424,7 @@ def test_a_hub_that_is_ill_is_asked_once(hub: type[Hub], monkeypatch: pytest.Mon
 def test_the_hub_is_asked_through_a_proxy(hub: type[Hub], monkeypatch: pytest.MonkeyPatch, no_hub: Path) -> None:
     monkeypatch.setenv("http_proxy", huggingface_hub.constants.ENDPOINT)
     use_hub(monkeypatch, "http://hub.invalid", no_hub)
-    assert pretrained.hub_trouble() is None
+    assert hub_trouble() is None
     assert hub.asked == ["HEAD http://hub.invalid"]
 
 

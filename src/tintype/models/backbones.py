@@ -17,7 +17,8 @@ from tintype.models import zoo
 from tintype.models.grammar import parse_layers
 from tintype.models.graph import traced
 from tintype.models.layers import build_layers
-from tintype.models.pretrained import Arguments, check_arguments, one_line, timm_config, usual_size, zoo_name
+from tintype.models.pretrained import Arguments, check_arguments, timm_config, usual_size, zoo_name
+from tintype.models.reading import one_line
 from tintype.models.weights import our_name, read_tensors, require_equal_keys
 
 _ORIGIN = "tintype.origin"

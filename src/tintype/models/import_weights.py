@@ -20,7 +20,8 @@ from torch import Tensor
 from tintype.errors import ConfigError, RunError
 from tintype.models import zoo
 from tintype.models.backbones import build_backbone, fit_tensors
-from tintype.models.pretrained import Arguments, check_arguments, one_line, read_words, timm_config, zoo_name
+from tintype.models.pretrained import Arguments, check_arguments, read_words, timm_config, zoo_name
+from tintype.models.reading import one_line
 from tintype.models.weights import read_tensors
 from tintype.rundir import atomic_path
 

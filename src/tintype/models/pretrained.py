@@ -13,25 +13,19 @@ from __future__ import annotations
 
 import difflib
 import glob
-import http.client
 import json
 import math
 import os
 import re
-import ssl
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from tintype.errors import ConfigError, RunError, TintypeError
 from tintype.models import zoo
+from tintype.models.hub import hub_trouble
+from tintype.models.reading import one_line, opened
 
 FOLDERS_VARIABLE = "TINTYPE_WEIGHTS"
 """Environment variable: folders or files, separated like PATH, in which weights are looked for first."""
@@ -58,9 +52,10 @@ the classifier, the channels and the image size are tintype's to choose.
 Arguments = dict[str, bool | int | float | str]
 
 _HUB_FILE = "model.safetensors"
+_PUBLISHER = "timm"
+"""Whose repositories on the hub have the names of timm's networks."""
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
-_PATIENCE = 3.0
-"""Seconds to wait for a sign of life from the hub."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +138,21 @@ def available(backbone: str, download: bool = True) -> WeightsSource | None:
         return None
 
 
+def weights_at_hand() -> tuple[WeightsSource, ...]:
+    """Every backbone whose weights ``auto`` finds on this machine, without asking the hub, each network once.
+
+    First those in the folders that :data:`FOLDERS_VARIABLE` names, then those in the hub's cache, each in the order of
+    their names. Files that cannot be used, or that do not say which network they are for, are passed over.
+    """
+    found: list[WeightsSource] = []
+    for name in (*_names_in_places(), *_names_in_hub_cache()):
+        is_new = _NAME.fullmatch(name) and not any(_is_same(name, source.architecture or "") for source in found)
+        source = available(name, download=False) if is_new and _is_network(name) else None
+        if source is not None:
+            found.append(replace(source, architecture=name))
+    return tuple(found)
+
+
 def check_arguments(arguments: object, where: str) -> Arguments:
     """Constructor arguments, if they can do no harm.
 
@@ -202,32 +212,6 @@ def usual_size(backbone: str) -> int:
     """
     own = zoo_name(backbone)
     return zoo.find(own).image_size if own is not None else int(timm_config(backbone).input_size[-1])
-
-
-@contextmanager
-def opened(path: Path, framework: str) -> Iterator[Any]:
-    """A .safetensors file, open for reading; whatever is wrong with it becomes one line.
-
-    Raises:
-        RunError: It does not exist or cannot be read.
-    """
-    try:
-        with safe_open(path, framework=framework) as file:
-            yield file
-    except FileNotFoundError:
-        raise RunError(f"there is no weights file {path}.") from None
-    except OSError as error:
-        raise RunError(f"the weights file {path} cannot be read: {error.strerror or error}.") from None
-    except (SafetensorError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-        raise RunError(
-            f"{path} is not a safetensors file, or a damaged one ({one_line(error)}); pickled weights (.pt, .pth) are "
-            "read by `tintype import` alone."
-        ) from None
-
-
-def one_line(error: BaseException) -> str:
-    """What an exception says, in one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 
 # What a file says.
@@ -340,6 +324,15 @@ def _places() -> list[Path]:
     return [Path(word).expanduser() for word in words if word]
 
 
+def _names_in_places() -> Iterator[str]:
+    """Names of networks by the headers, or else by the names, of the files in the places."""
+    for place in _places():
+        for path in sorted(place.glob("*.safetensors")) if place.is_dir() else [place]:
+            name = _network_of(path)
+            if name is not None:
+                yield name
+
+
 def _in_places(backbone: str, places: list[Path]) -> WeightsSource | None:
     if not _NAME.fullmatch(backbone):
         return None
@@ -357,12 +350,17 @@ def _in_places(backbone: str, places: list[Path]) -> WeightsSource | None:
 
 def _is_for(path: Path, backbone: str) -> bool:
     """Whether a file holds the backbone's weights, by its header or else by its name."""
+    name = _network_of(path)
+    return name is not None and _is_same(name, backbone)
+
+
+def _network_of(path: Path) -> str | None:
+    """The network that a file is for, by its header or else by its name; None if neither says so."""
     try:
         with opened(path, "numpy") as file:
-            name = _declared(file.metadata() or {}) or _network_in(path.stem)
+            return _declared(file.metadata() or {}) or _network_in(path.stem)
     except RunError:
-        return False
-    return name is not None and _is_same(name, backbone)
+        return None
 
 
 def _network_in(stem: str) -> str | None:
@@ -432,44 +430,13 @@ def _may_be_cached(backbone: str) -> bool:
     return next(folders, None) is not None
 
 
-def hub_trouble() -> str | None:
-    """Why the hub cannot be asked; None if it answers.
-
-    One request, without repetition, because the hub's own library tries for minutes.
-    """
+def _names_in_hub_cache() -> Iterator[str]:
+    """Names of timm's networks, with their tags, that have a folder in the hub's cache."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    answers: list[str | None] = []
-    # In a thread: looking up a host's name knows no time limit.
-    thread = threading.Thread(target=lambda: answers.append(_ask(constants.ENDPOINT)), daemon=True)
-    thread.start()
-    thread.join(_PATIENCE + 0.2)
-    return answers[0] if answers else f"no answer within {_PATIENCE:.0f} s"
-
-
-def _ask(address: str) -> str | None:
-    request = urllib.request.Request(address, method="HEAD")
-    try:
-        # An opener of its own reads the proxies that are set now.
-        with urllib.request.build_opener().open(request, timeout=_PATIENCE):
-            return None
-    except urllib.error.HTTPError as error:
-        error.close()
-        return f"it answers {error.code}" if error.code >= 500 else None
-    except urllib.error.URLError as error:
-        # The hub's library brings certificates of its own; that it answered is enough.
-        return None if isinstance(error.reason, ssl.SSLError) else _reason(error.reason)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return _reason(error)
-
-
-def _reason(error: BaseException | str) -> str:
-    """Words without a number: ``Connection refused``."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return error if isinstance(error, str) else one_line(error)
+    begin = f"models--{_PUBLISHER}--"
+    for folder in sorted(Path(constants.HF_HUB_CACHE).glob(f"{begin}*")):
+        yield folder.name.removeprefix(begin)
 
 
 def _download(backbone: str) -> Path:

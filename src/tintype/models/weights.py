@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tintype.errors import ConfigError
 from tintype.models.network import Network, statistic
-from tintype.models.pretrained import opened
+from tintype.models.reading import opened
 from tintype.rundir import atomic_path
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

@@ -11,19 +11,23 @@ from tintype.report.runs_page import write_runs_report
 from tintype.report.runsfile import COMPARISON_FILE
 from tintype.report.study import write_study_report
 from tintype.report.studyfile import STUDY_FILE
+from tintype.report.tune import write_tune_report
+from tintype.report.tunefile import TUNE_FILE
 from tintype.rundir import RunDir
 
 __all__ = ["rewrite_report", "write_evaluation_report", "write_report"]
 
 
 def rewrite_report(folder: Path) -> Path:
-    """Write the report of a run, evaluation, map, study or comparison anew from its directory alone.
+    """Write the report of a run, evaluation, map, study, search or comparison anew from its directory alone.
 
     Raises:
         RunError: There is no such directory, the run is not finished, or an evaluation stands outside its run.
     """
     if (folder / STUDY_FILE).is_file():
         return write_study_report(folder)
+    if (folder / TUNE_FILE).is_file():
+        return write_tune_report(folder)
     if (folder / COMPARISON_FILE).is_file():
         return write_runs_report(folder)
     run_dir = RunDir(folder)

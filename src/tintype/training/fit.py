@@ -24,7 +24,7 @@ from tintype.errors import NonFiniteError, RankError, RunInterrupted
 from tintype.evaluation.predict import loss_and_accuracy, predict
 from tintype.models.network import Network
 from tintype.ranks.world import World
-from tintype.records import EpochRecord, Finding, OnProgress, silent
+from tintype.records import EpochRecord, Finding, OnProgress, Predictions, silent
 from tintype.runtime import Runtime
 from tintype.training.checkpoint import (
     Progress,
@@ -63,7 +63,9 @@ class Fitted:
         history: A row per epoch.
         kept_epoch: The epoch whose weights were kept, from 1.
         micro_batch: Images per forward pass, as it was at the end.
-        stopped_early: True when validation stopped getting better.
+        stopped_early: True when validation stopped getting better, or the time was up.
+        validation: What the kept weights said of the validation images; None without any, or where a process before
+            this one had asked them.
     """
 
     network: Network
@@ -71,6 +73,7 @@ class Fitted:
     kept_epoch: int
     micro_batch: int
     stopped_early: bool
+    validation: Predictions | None = None
 
 
 def fit(
@@ -87,6 +90,7 @@ def fit(
     on_epoch: Callable[[EpochRecord], None] = lambda _: None,
     on_progress: OnProgress = silent,
     should_stop: Callable[[], bool] = lambda: False,
+    should_finish: Callable[[], bool] = lambda: False,
 ) -> Fitted:
     """Train a network and keep its best weights.
 
@@ -103,6 +107,7 @@ def fit(
         on_epoch: Called with each epoch's record.
         on_progress: Called after each step.
         should_stop: Asked after each step; True on any rank saves a checkpoint and raises on all.
+        should_finish: Asked after each step, where there is one rank; True validates what is there and ends.
 
     Raises:
         NonFiniteError: The loss was not finite; the last checkpoint is whole.
@@ -116,10 +121,11 @@ def fit(
         loop.begin_with(start)
     stopped_early = False
     while loop.progress.epoch < config.epochs and not stopped_early:
-        record = loop.run_epoch(on_progress, should_stop)
+        record = loop.run_epoch(on_progress, should_stop, should_finish)
         on_epoch(record)
         waited = epochs_without_gain(config, loop.progress.history)
         stopped_early = config.early_stopping is not None and waited >= config.early_stopping
+        stopped_early |= loop.progress.epoch < config.epochs and loop.is_over(should_finish)
     return loop.finish(stopped_early)
 
 
@@ -144,6 +150,7 @@ class TrainingLoop:
     clock: Clock = NO_CLOCK
     progress: Progress = field(default_factory=Progress)
     best: dict[str, torch.Tensor] | None = None
+    best_said: Predictions | None = None
     is_warm: bool = field(init=False)
     are_weights_common: bool = True
     broken: Finding | None = None
@@ -196,7 +203,14 @@ class TrainingLoop:
         self.progress.best_epoch, self.progress.best_score = -1, monitored(self.config, start)
         self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
 
-    def run_epoch(self, on_progress: OnProgress, should_stop: Callable[[], bool]) -> EpochRecord:
+    def is_over(self, should_finish: Callable[[], bool]) -> bool:
+        """Whether the time is up; several ranks have no clock that all of them go by."""
+        return self.world.is_alone and should_finish()
+
+    def run_epoch(
+        self, on_progress: OnProgress, should_stop: Callable[[], bool],
+        should_finish: Callable[[], bool] = lambda: False,
+    ) -> EpochRecord:  # fmt: skip
         """Train from where the epoch stands to its end, then validate."""
         progress, device = self.progress, self.runtime.device
         what = f"epoch {progress.epoch + 1} of {self.config.epochs}"
@@ -231,6 +245,8 @@ class TrainingLoop:
                 self.save()
             if stop:
                 raise RunInterrupted(f"stopped in {what}, after step {progress.step:,} of {self.steps:,}.")
+            if self.is_over(should_finish):
+                break
         self._check_late(late)
         progress.loss_sum, progress.correct = self._of_all_ranks(loss_sum, correct)
         return self._end_epoch(started)
@@ -331,10 +347,11 @@ class TrainingLoop:
         self._settle()
         progress = self.progress
         trained = time.monotonic() - started
-        images = self.steps * self.batch_size
+        images = progress.step * self.batch_size
         done = progress.epoch * self.steps + progress.step - 1
         rate = learning_rate_at(self.config, done, self.steps, progress.history)
-        validation_loss, validation_accuracy = self._validate()
+        said = self._validate()
+        validation_loss, validation_accuracy = (None, None) if said is None else loss_and_accuracy(said)
         record = EpochRecord(
             epoch=progress.epoch + 1,
             train_loss=progress.loss_sum / images,
@@ -352,6 +369,7 @@ class TrainingLoop:
             progress.best_epoch, progress.best_score = progress.epoch, score
             source = self.average.network if self.average else self.network
             self.best = {name: tensor.detach().clone() for name, tensor in source.state_dict().items()}
+            self.best_said = said
         progress.epoch, progress.step, progress.seconds = progress.epoch + 1, 0, 0.0
         progress.loss_sum, progress.correct = 0.0, 0
         if any(self.world.any(self._checkpoint_is_due())):
@@ -361,12 +379,11 @@ class TrainingLoop:
     def _settle(self) -> None:
         self.replica.settle(self.average.network if self.average else None)
 
-    def _validate(self) -> tuple[float | None, float | None]:
+    def _validate(self) -> Predictions | None:
         if len(self.split.validation) == 0:
-            return None, None
+            return None
         network = self.average.network if self.average else self.network
-        predictions = predict(network, self.cache, self.split.validation, self.runtime, "validation")
-        return loss_and_accuracy(predictions)
+        return predict(network, self.cache, self.split.validation, self.runtime, "validation")
 
     def _checkpoint_is_due(self) -> bool:
         interval = max(self.config.checkpoint_seconds, self.save_seconds / CHECKPOINT_SHARE)
@@ -408,8 +425,9 @@ class TrainingLoop:
         if self.best is not None:
             self.network.load_state_dict(self.best)
         self.network.eval()
-        history = tuple(self.progress.history)
-        return Fitted(self.network, history, self.progress.best_epoch + 1, self.progress.micro_batch, stopped_early)
+        progress = self.progress
+        history, kept = tuple(progress.history), progress.best_epoch + 1
+        return Fitted(self.network, history, kept, progress.micro_batch, stopped_early, self.best_said)
 
     def _check_late(self, late: _LateLoss | None) -> None:
         if late is not None:

@@ -1,0 +1,239 @@
+"""The end of a search: finalists with other seeds, the winner's last training, and the test images, once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tintype.config import RunConfig
+from tintype.errors import RunInterrupted
+from tintype.evaluation.selection import Selection, judge_selection
+from tintype.learning import Learnt, trained_inputs
+from tintype.models.weights import load_weights
+from tintype.preparing import Built, Prepared
+from tintype.records import EpochRecord
+from tintype.run import make_run
+from tintype.training.fit import Fitted
+from tintype.tuning.book import Entry, choose_winner, facts_of, finalists, mean_key, repeats_of
+from tintype.tuning.budget import FINALISTS
+from tintype.tuning.pace import FORWARD_SHARE, Pace
+from tintype.tuning.score import Failed
+from tintype.tuning.search import CLOSED, ENDED, LATE_SHARE, Search
+from tintype.tuning.storage import Queued
+from tintype.tuning.trainer import Trained
+from tintype.watch import Watch
+
+FINAL = "final"
+"""Attribute of a study: what became of the winner's last training."""
+
+CLOSING_SECONDS = 4.0
+"""What judging the winner and its report take besides classifying images: shortcuts, maps, a look inside."""
+
+TRAINING_IMAGES_JUDGED = 10_000
+"""As in :mod:`tintype.run`."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A search that has its winner.
+
+    Attributes:
+        winner: The candidate that was chosen.
+        selection: What its validation accuracy is worth.
+        final: Its last training, as facts of a trial; empty where its weights of before were better, or its training is
+            repeated exactly.
+        note: What was done for the final model, in one sentence.
+    """
+
+    winner: Entry
+    selection: Selection | None
+    final: Mapping[str, Any]
+    note: str
+
+
+def closing_seconds(pace: Pace | None, data: Prepared) -> float:
+    """How long it takes from trained weights to the report.
+
+    Args:
+        pace: Of the network; None where nothing trains in steps.
+        data: With the test images.
+    """
+    split = data.split
+    images = len(split.test) + len(split.validation) + min(len(split.train), TRAINING_IMAGES_JUDGED)
+    times = 2 if data.plan.config.model.flip_average else 1
+    return CLOSING_SECONDS + (times * FORWARD_SHARE * pace.per_image * images if pace else 0.0)
+
+
+def repeat_finalists(search: Search, seconds: float) -> None:
+    """Train the best candidates again with another seed, with all workers, and wait for all that still train.
+
+    Args:
+        search: That has ended.
+        seconds: That this may take.
+    """
+    search.ledger.set_attribute(CLOSED, True)
+    search.extra = seconds
+    entries = search.entries()
+    seed = search.trainer.base.seed + 1
+    for entry in finalists(entries, FINALISTS):
+        is_there = any(item.role == "repeat" and item.facts.get("repeat_of") == entry.number for item in entries)
+        if entry.is_seeded and not is_there:
+            asked = {"role": "repeat", "repeat_of": entry.number, "seed": seed, "settings": entry.facts["settings"]}
+            search.ledger.enqueue(Queued({}, asked))
+    last = search.schedule.stages[-1].seconds
+    search.do_waiting(lambda: search.time_left() > 0.5 * last)
+
+
+def judge(entries: list[Entry], winner: Entry) -> Selection | None:
+    """The winner's curse, over all candidates that went through to the end; None with fewer than two."""
+    trained = [(item, item.number) for item in entries if item.competes]
+    if len(trained) < 2:
+        return None
+    trained += [(item, entry.number) for entry, _ in list(trained) for item in repeats_of(entries, entry.number)]
+    images = winner.facts["images"]
+    fitting = [(item.right, number) for item, number in trained if item.facts["images"] == images]
+    return judge_selection(
+        np.stack([right for right, _ in fitting]), [number for _, number in fitting], chosen=winner.number
+    )
+
+
+def finish(search: Search, base: RunConfig, budget: float | None, closing: float) -> Ended | None:
+    """Choose the winner, train it for what is left of the time, test it once, and write its run directory.
+
+    Args:
+        search: That has ended, its finalists repeated.
+        base: Settings of all candidates.
+        budget: Seconds in all; None for no limit.
+        closing: Seconds to keep for judging the winner.
+
+    Returns:
+        The winner; None where no candidate could be trained.
+    """
+    entries = search.entries()
+    winner = choose_winner(entries)
+    if winner is None:
+        return None
+    selection = judge(entries, winner)
+    trained = _train_longer(search, winner, budget, closing)
+    kept = search.folder.kept(winner.number)
+    final: dict[str, Any] = {}
+    again: Callable[[Built], Learnt] | None = None
+    if isinstance(trained, Trained) and (kept is None or _is_better(trained, entries, winner)):
+        changes, again = trained.changes, _learnt_again(trained)
+        final = facts_of(trained.score, len(search.schedule.stages), changes, search.clock.seconds)
+        note = f"trained anew for {trained.score.epochs:.3g} epochs with the time that was left"
+    else:
+        changes = dict(winner.facts["changes"])
+        if kept is not None:
+            again = _kept_again(search, *kept)
+        note = "the weights of its trial" if kept is not None else "its trial's training, made again"
+        if isinstance(trained, Trained):
+            note += ", since a longer training was no better on the validation images"
+    write_best(search, base.replace(changes), again, with_test=True)
+    search.ledger.set_attribute(FINAL, final)
+    search.ledger.set_attribute(ENDED, winner.number)
+    return Ended(winner, selection, final, note)
+
+
+def _train_longer(search: Search, winner: Entry, budget: float | None, closing: float) -> Trained | Failed | None:
+    """The winner's last training; None where it would be the same again, or there is no time."""
+    if winner.facts.get("epochs") is None or not _trains_in_steps(search, winner):
+        return None
+    reserve = closing * search.trainer.slowness
+
+    def left() -> float:
+        return float("inf") if budget is None else budget - reserve - search.clock.seconds
+
+    seconds = min(search.schedule.final, left() / search.trainer.slowness)
+    if seconds <= winner.facts["seconds"]:
+        return None
+    search.trainer.watch.on_message(f"trial {winner.number} is best: its last training, {seconds:.0f} s")
+    return search.trainer.train(
+        winner.facts["settings"], seconds, should_finish=lambda: left() <= 0,
+        is_too_late=lambda: left() <= -LATE_SHARE * (budget or 0.0),
+    )  # fmt: skip
+
+
+def _trains_in_steps(search: Search, winner: Entry) -> bool:
+    config = search.trainer.base.replace(winner.facts["changes"])
+    return winner.is_seeded and config.heads is None
+
+
+def _is_better(trained: Trained, entries: list[Entry], winner: Entry) -> bool:
+    """Whether the last training is at least as good as the candidate was on average."""
+    return (trained.score.accuracy, -trained.score.loss) >= mean_key(entries, winner)
+
+
+def _learnt_again(trained: Trained) -> Callable[[Built], Learnt]:
+    """Puts what was learnt into a network that is built anew."""
+    state, learnt = trained.built.network.state_dict(), trained.learnt
+
+    def again(built: Built) -> Learnt:
+        built.network.load_state_dict(state)
+        built.network.eval()
+        return replace(learnt, fitted=replace(learnt.fitted, network=built.trained))
+
+    return again
+
+
+def _kept_again(
+    search: Search, weights: Path, history: tuple[EpochRecord, ...], kept_epoch: int
+) -> Callable[[Built], Learnt]:
+    """Puts kept weights into a network that is built anew."""
+
+    def again(built: Built) -> Learnt:
+        config = built.plan.config
+        load_weights(built.network, weights)
+        built.network.eval()
+        data = search.trainer.prepared(config.model_dump(exclude_none=True))
+        inputs = trained_inputs(built.cut, data, config, built.runtime, Watch())
+        fitted = Fitted(built.trained, history, kept_epoch, config.fit.micro_batch or 0, stopped_early=False)
+        return Learnt(fitted, inputs)
+
+    return again
+
+
+def write_best(search: Search, config: RunConfig, again: Callable[[Built], Learnt] | None, *, with_test: bool) -> None:
+    """Write the run directory of the best model.
+
+    Args:
+        search: Of whose images.
+        config: Settings of the model.
+        again: Gives what was learnt before; None trains.
+        with_test: Classify the test images; otherwise the model is judged on the validation images.
+    """
+    trainer = search.trainer
+    runtime = replace(trainer.runtime, seed=config.seed)
+    data = trainer.images.prepare(config, runtime, Watch())
+    if not with_test:
+        data = replace(data, split=replace(data.split, test=np.empty(0, dtype=np.int64)))
+    search.folder.clear_best()
+    watch = Watch(on_progress=trainer.watch.on_progress)
+    try:
+        make_run(data, search.folder.best, watch, time.monotonic(), again)
+    except (RunInterrupted, KeyboardInterrupt):
+        search.folder.clear_best()
+        raise
+
+
+def hand_over(search: Search, base: RunConfig) -> bool:
+    """Leave the best model so far where a search was stopped; the test images stay unread.
+
+    Returns:
+        False where there is none.
+    """
+    entries = search.entries()
+    winner = choose_winner(entries)
+    if winner is None:
+        return False
+    kept = search.folder.kept(winner.number)
+    if kept is None and _trains_in_steps(search, winner):
+        return False  # its weights are with another worker
+    changes = {**winner.facts["changes"], "evidence.baselines": False, "evidence.attention": False}
+    write_best(search, base.replace(changes), _kept_again(search, *kept) if kept else None, with_test=False)
+    return True

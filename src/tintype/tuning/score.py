@@ -1,0 +1,44 @@
+"""What one training of a candidate gave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Score:
+    """A candidate that was trained.
+
+    Attributes:
+        accuracy: Share of the validation images that are right.
+        loss: Mean cross-entropy on them, in nats.
+        right: (V,) whether each of them is.
+        seconds: Of training and validating.
+        parameters: Of the network.
+        epochs: Passes over the training images.
+        image_size: Side in pixels.
+    """
+
+    accuracy: float
+    loss: float
+    right: NDArray[np.bool_]
+    seconds: float
+    parameters: int
+    epochs: float
+    image_size: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A candidate that could not be trained.
+
+    Attributes:
+        cause: Why, in one line.
+        is_slow: It was not worth its time, which says something about its settings.
+    """
+
+    cause: str
+    is_slow: bool = False

@@ -1,0 +1,65 @@
+"""What is known of a trial, and who wins."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tintype.report.tunefile import TrialRole, TrialState
+from tintype.tuning.book import Entry, choose_winner, facts_of, finalists, mean_key
+from tintype.tuning.score import Score
+
+
+def entry(
+    number: int, accuracy: float, role: TrialRole = "search", state: TrialState = "complete", **facts: Any
+) -> Entry:
+    content = {"accuracy": accuracy, "loss": 1 - accuracy, "images": 100, **facts}
+    return Entry(number, role, state, content, "")
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=70))
+def test_which_images_were_right_survives_the_storage(right: list[bool]) -> None:
+    score = Score(0.5, 0.7, np.array(right), 1.0, 10, 1.0, 28)
+    facts = json.loads(json.dumps(facts_of(score, 3, {"fit.epochs": 2}, 12.0)))
+    found = Entry(0, "search", "complete", facts, "")
+    assert found.right.tolist() == right
+    row = found.row()
+    assert row.accuracy is not None
+    assert row.accuracy.n == len(right)
+    assert (row.stage, row.epochs, row.ended) == (3, 1.0, 12.0)
+
+
+def test_a_lucky_seed_does_not_win_against_a_mean() -> None:
+    entries = [
+        entry(0, 0.90, "default"),
+        entry(1, 0.95),
+        entry(2, 0.94),
+        entry(3, 0.99, state="pruned"),
+        entry(4, 0.85, "repeat", repeat_of=1),
+        entry(5, 0.93, "repeat", repeat_of=2),
+    ]
+    winner = choose_winner(entries)
+    assert winner is not None
+    assert winner.number == 2
+    assert mean_key(entries, winner)[0] == pytest.approx((0.94 + 0.93) / 2)
+
+
+def test_what_no_seed_changes_competes_without_a_repeat() -> None:
+    entries = [entry(0, 0.97, "logistic", is_seeded=False), entry(1, 0.98), entry(2, 0.90, "repeat", repeat_of=1)]
+    winner = choose_winner(entries)
+    assert winner is not None
+    assert winner.number == 0
+
+
+def test_of_equal_accuracies_the_lower_loss_is_better() -> None:
+    entries = [entry(0, 0.9, loss=0.5), entry(1, 0.9, loss=0.2), entry(2, 0.8, loss=0.1)]
+    assert [item.number for item in finalists(entries, 2)] == [1, 0]
+
+
+def test_nothing_finished_is_no_winner() -> None:
+    assert choose_winner([entry(0, 0.9, state="pruned"), entry(1, 0.9, "repeat", repeat_of=0)]) is None

@@ -1,0 +1,77 @@
+"""Threads that step aside where another program takes a core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tintype.tuning.threads import LATE_STEPS, Threads
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+class Times:
+    """A wall clock and a processor clock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wall, self.used = 10.0, 5.0
+        clocks = SimpleNamespace(perf_counter=lambda: self.wall, process_time=lambda: self.used)
+        monkeypatch.setattr("tintype.tuning.threads.time", clocks)
+
+    def pass_by(self, wall: float, used: float) -> None:
+        self.wall += wall
+        self.used += used
+
+
+@pytest.fixture
+def times(monkeypatch: pytest.MonkeyPatch) -> Times:
+    return Times(monkeypatch)
+
+
+@pytest.mark.parametrize(("used", "is_crowded"), [(2.0, False), (1.7, False), (1.5, True), (1.0, True)])
+def test_a_core_that_was_not_ours_is_noticed(times: Times, used: float, is_crowded: bool) -> None:
+    threads = Threads(2)
+    threads.use(2)
+    times.pass_by(1.0, used)
+    assert threads.is_crowded is is_crowded
+
+
+def test_a_single_thread_is_never_crowded(times: Times) -> None:
+    threads = Threads(1)
+    threads.use(1)
+    times.pass_by(1.0, 0.1)
+    assert not threads.is_crowded
+
+
+def test_several_late_steps_leave_one_thread(times: Times) -> None:
+    threads = Threads(2)
+    threads.use(2)
+    threads.expect(0.1)
+    for _ in range(LATE_STEPS - 1):
+        times.pass_by(0.3, 0.3)
+        threads.step()
+    assert torch.get_num_threads() == 2
+    times.pass_by(0.1, 0.2)
+    threads.step()  # one in time: it was an accident
+    for _ in range(LATE_STEPS):
+        assert torch.get_num_threads() == 2
+        times.pass_by(0.3, 0.3)
+        threads.step()
+    assert torch.get_num_threads() == 1
+
+
+def test_nothing_is_late_where_nothing_is_expected(times: Times) -> None:
+    threads = Threads(2)
+    threads.use(2)
+    for _ in range(3 * LATE_STEPS):
+        times.pass_by(100.0, 1.0)
+        threads.step()
+    assert torch.get_num_threads() == 2

@@ -1,0 +1,139 @@
+"""What is drawn for pretrained networks: settings that a run takes, groups that train together, backbones at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+import pytest
+import torch
+from optuna.trial import FixedTrial
+from safetensors.torch import save_file
+
+from tintype.config import ModelConfig, RunConfig
+from tintype.models.build import backbone_of, build_network
+from tintype.models.graph import layers_of, traced
+from tintype.planning import Plan, plan_training
+from tintype.tuning.space import Candidate
+from tintype.tuning.transferspace import FINE_TUNING, TransferSpace, backbones_at_hand, depth_of_share
+
+BASE = {"data.image_size": 32, "data.color": "rgb", "model.weights": "auto"}
+WORDS = {"mean": "0.5,0.4,0.3", "std": "0.1,0.2,0.3", "input": "3,32,32"}
+
+
+def space(images: int = 400, policies: tuple[str, ...] = ("light", "photo")) -> TransferSpace:
+    return TransferSpace(("resnet20", "resnet32"), images, policies, "they have weights here")
+
+
+def drawn(made: TransferSpace, count: int = 120) -> list[Candidate]:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    return [made.draw(study.ask()) for _ in range(count)]
+
+
+def fixed(parameters: Mapping[str, Any]) -> optuna.Trial:
+    """A trial that warns of values out of range, and raises where one is missing."""
+    return cast(optuna.Trial, FixedTrial(dict(parameters)))
+
+
+@pytest.mark.parametrize("policies", [("light", "photo"), ()])
+def test_whatever_is_drawn_can_be_planned(policies: tuple[str, ...]) -> None:
+    candidates = drawn(space(policies=policies))
+    policies_seen = set()
+    for candidate in candidates:
+        config = RunConfig().replace({**BASE, **candidate.settings})
+        planned = plan_training(Plan(config, ()), 2, 400).config
+        policies_seen.add(planned.augment.policy)
+        for name, value in candidate.settings.items():
+            section, _, leaf = name.rpartition(".")
+            assert getattr(getattr(planned, section) if section else planned, leaf) == value, name
+        assert (planned.heads is not None) == bool(candidate.features)
+    assert policies_seen == {"none", *policies}
+    assert 30 < sum(bool(candidate.features) for candidate in candidates) < 90
+
+
+def test_heads_with_one_key_differ_in_nothing_but_the_head() -> None:
+    groups: dict[str, set[str]] = {}
+    for candidate in drawn(space()):
+        if candidate.features:
+            shared = {name: value for name, value in candidate.settings.items() if not name.startswith("heads.")}
+            groups.setdefault(candidate.features, set()).add(repr(sorted(shared.items())))
+    assert all(len(shared) == 1 for shared in groups.values())
+    assert len(set.union(*groups.values())) == len(groups) == 2 * 3  # backbones, and 1, 4 or 8 views
+
+
+def test_what_is_tried_first_is_in_the_space_and_whole() -> None:
+    for made in (space(), space(policies=())):
+        candidates = []
+        for parameters in made.first():
+            trial = fixed(parameters)
+            candidates.append(made.draw(trial))
+            assert trial.params == parameters
+        assert [bool(candidate.features) for candidate in candidates] == [True, True, False] * 2
+
+
+def fine_tuning(**changes: Any) -> dict[str, Any]:
+    parameters = {
+        "what": FINE_TUNING, "model.backbone": "resnet20", "model.depth": 0.25, "fit.optimizer": "sgd",
+        "sgd.learning_rate": 0.01, "fit.backbone_rate": 0.3, "fit.layer_decay": 0.8, "fit.head_epochs": 1,
+        "augment.policy": "photo",
+    }  # fmt: skip
+    return dict(space().draw(fixed(parameters | changes)).settings)
+
+
+def test_a_part_of_the_backbone_is_trained_on_and_what_is_frozen_is_kept_where_it_does_not_change() -> None:
+    changed = fine_tuning()
+    assert changed["model.depth"] == 5  # a quarter of 19 layers
+    assert changed["fit.learning_rate"] == 0.01
+    assert changed["fit.feature_cache"] is False
+    assert "fit.feature_cache" not in fine_tuning(**{"augment.policy": "none"})
+    assert fine_tuning(**{"augment.policy": "none"})["fit.views"] == 1
+    assert fine_tuning(**{"model.depth": 1.0})["model.depth"] == "all"
+
+
+def test_a_share_of_a_backbone_is_at_least_a_layer() -> None:
+    backbone = backbone_of(build_network(ModelConfig(backbone="resnet20"), (3, 32, 32), 2))
+    assert backbone is not None
+    graph = traced(backbone)
+    assert graph is not None
+    assert depth_of_share("resnet20", 0.5) == round(len(layers_of(graph)) / 2)
+    assert depth_of_share("resnet20", 0.01) == 1
+
+
+@pytest.mark.parametrize(("images", "views"), [(300, (1, 4, 8)), (20_000, (1, 4)), (60_000, (1,))])
+def test_many_images_have_few_views_and_are_passed_over_seldom(images: int, views: tuple[int, ...]) -> None:
+    made = space(images)
+    assert made.views == views
+    assert made.epochs == {300: 40, 20_000: 4, 60_000: 4}[images]
+    heads = [candidate for candidate in drawn(made) if candidate.features]
+    assert {candidate.settings["fit.views"] for candidate in heads} == set(views)
+
+
+def put(path: Path, **words: str) -> None:
+    save_file({"weight": torch.zeros(2)}, path, {**WORDS, **words})
+
+
+def test_the_backbones_at_hand_take_colour_and_the_usual_one_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "a.safetensors", zoo="resnet20")  # its name says nothing, so that no run would find it
+    put(tmp_path / "mnist_tutorial.safetensors", zoo="mnist_tutorial")  # takes grey images
+    put(tmp_path / "mobilenetv2_100_ours.safetensors", timm="mobilenetv2_100.ra_in1k")
+    put(tmp_path / "resnet20.safetensors", zoo="resnet20")
+    monkeypatch.setenv("TINTYPE_WEIGHTS", str(tmp_path))
+    sources = backbones_at_hand()
+    assert [source.architecture for source in sources] == ["mobilenetv2_100", "resnet20"]
+    assert [source.path.name for source in sources] == ["mobilenetv2_100_ours.safetensors", "resnet20.safetensors"]
+    (tmp_path / "mobilenetv2_100_ours.safetensors").unlink()
+    assert [source.architecture for source in backbones_at_hand()] == ["resnet20"]
+
+
+@pytest.mark.data
+def test_the_published_weights_are_found(
+    shared_weights: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINTYPE_WEIGHTS", str(shared_weights("resnet20_cifar10").parent))
+    found = {source.architecture: source.image_size for source in backbones_at_hand()}
+    assert found == {"mobilenetv2_100": 224, "resnet20_cifar10": 32, "resnet56_cifar10": 32}
