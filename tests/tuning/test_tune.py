@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,25 @@ def test_ctrl_c_leaves_the_best_so_far_and_resuming_goes_on(images: Path, space:
     assert tuned.table.seconds > before.seconds
     known = {row.number: row.accuracy for row in tuned.table.trials if row.state == "complete"}
     assert all(known[row.number] == row.accuracy for row in before.trials if row.state == "complete")
+
+
+@pytest.mark.slow
+def test_heads_on_pretrained_features_are_searched_together(
+    images: Path, shared_weights: Callable[[str], Path], tmp_path: Path
+) -> None:
+    settings = {"model.backbone": "resnet20", "model.weights": str(shared_weights("resnet20_cifar10"))}
+    quiet = {"evidence.baselines": False, "evidence.attention": False}
+    tuned = api.tune(images, budget=30, trials=34, output=tmp_path / "out", settings=settings | quiet)
+    table = tuned.table
+    heads = [row for row in table.trials if "heads.learning_rate" in row.settings and row.role == "search"]
+    assert 25 <= len(heads) <= 34  # the others were fine-tuning
+    assert all(row.accuracy is not None for row in heads if row.state == "complete")
+    assert len({round(row.ended or 0.0) for row in heads if row.state == "complete"}) <= 4  # they ended in batches
+    assert table.space == "transfer"
+    assert tuned.run is not None
+    winner = table.trial(table.winner)
+    assert winner is not None
+    assert winner.accuracy is not None
+    if winner in heads:  # the model is the very head that was chosen
+        found = tuned.run.evaluations["validation"].metrics["accuracy"].value
+        assert found == pytest.approx(winner.accuracy.value)

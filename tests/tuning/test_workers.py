@@ -61,7 +61,7 @@ def test_four_workers_two_of_them_killed(server: PostgresServer, tmp_path: Path)
     for name in ("one", "two"):
         wait_until(lambda name=name: (tmp_path / name / "tune.json").is_file(), helpers[name])
         helpers[name].kill()
-        helpers[name].wait()
+        helpers[name].communicate()
     said, warned = chief.communicate(timeout=400)
     assert chief.returncode == 0, warned
     _, helped = helpers["three"].communicate(timeout=120)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,9 @@ from tintype.tuning.storage import attempt_of, cause_of
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-ROLES: tuple[TrialRole, ...] = get_args(TrialRole)
+RESULT = "result"
+"""Attribute of a trial: what :func:`facts_of` gives."""
+
 COMPETING: tuple[TrialRole, ...] = ("search", "default", "logistic")
 """Those among which the winner is chosen; repeats count for what they repeat."""
 
@@ -28,7 +30,7 @@ _STATES: dict[str, TrialState] = {
 
 
 def facts_of(score: Score, stage: int, changes: Mapping[str, Any], ended: float) -> dict[str, Any]:
-    """User attributes of a trial that say what became of it.
+    """What became of a trial: kept as one attribute, so that no other worker reads a half of it.
 
     Args:
         score: Of its last training.
@@ -59,7 +61,7 @@ class Entry:
         number: Of the trial.
         role: Why it is there.
         state: What became of it.
-        facts: Its user attributes; see :func:`facts_of`.
+        facts: Its user attributes, with those of :func:`facts_of`.
         cause: Why it failed; empty where it did not.
     """
 
@@ -124,7 +126,7 @@ def entries_of(trials: Sequence[FrozenTrial]) -> list[Entry]:
             trial.number,
             trial.user_attrs.get("role", "search"),
             _STATES[trial.state.name],
-            trial.user_attrs,
+            {**trial.user_attrs, **trial.user_attrs.get(RESULT, {})},
             cause_of(trial) or str(trial.user_attrs.get("cause", "")),
         )
         for trial in trials

@@ -86,7 +86,7 @@ def repeat_finalists(search: Search, seconds: float) -> None:
             asked = {"role": "repeat", "repeat_of": entry.number, "seed": seed, "settings": entry.facts["settings"]}
             search.ledger.enqueue(Queued({}, asked))
     last = search.schedule.stages[-1].seconds
-    search.do_waiting(lambda: search.time_left() > 0.5 * last)
+    search.do_waiting(lambda: search.time_left() > last * search.trainer.slowness)
 
 
 def judge(entries: list[Entry], winner: Entry) -> Selection | None:
@@ -149,7 +149,7 @@ def _train_longer(search: Search, winner: Entry, budget: float | None, closing: 
     def left() -> float:
         return float("inf") if budget is None else budget - reserve - search.clock.seconds
 
-    seconds = min(search.schedule.final, left() / search.trainer.slowness)
+    seconds = min(search.schedule.final, left()) / search.trainer.lateness
     if seconds <= winner.facts["seconds"]:
         return None
     search.trainer.watch.on_message(f"trial {winner.number} is best: its last training, {seconds:.0f} s")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tintype.errors import RunInterrupted
-from tintype.tuning.book import Entry, entries_of, facts_of
+from tintype.tuning.book import RESULT, Entry, entries_of, facts_of
 from tintype.tuning.budget import Clock, Schedule, Stage, duration
 from tintype.tuning.folder import TuneFolder
 from tintype.tuning.heads import HeadBatch
@@ -136,7 +136,8 @@ class Search:
         shared: dict[str, Any] = {
             name: first.params[name] for name in ("what", "model.backbone", "fit.views") if name in first.params
         }
-        missing = HEADS_AT_ONCE - 1 if self.wanted is None else max(0, min(HEADS_AT_ONCE, self.wanted) - 1)
+        left = HEADS_AT_ONCE if self.wanted is None else self.wanted - self._drawn()
+        missing = max(0, min(HEADS_AT_ONCE, left) - 1)
         others = self.ledger.ask(missing, fixed=shared) if missing else []
         batch: list[tuple[Trial, Candidate]] = [(first, candidate)]
         for trial in others:
@@ -202,10 +203,8 @@ class Search:
             self._note(trial, settings=candidate.settings)
             self._tell_failed(trial, score)
             return False
-        self._note(
-            trial, settings=candidate.settings, spent=score.seconds,
-            **facts_of(score, len(self.schedule.stages), candidate.settings, self.clock.seconds),
-        )  # fmt: skip
+        facts = facts_of(score, len(self.schedule.stages), candidate.settings, self.clock.seconds)
+        self._note(trial, settings=candidate.settings, **{RESULT: {**facts, "spent": score.seconds}})
         self.ledger.tell(trial, score.accuracy)
         self.has_any = True
         key = score.accuracy, -score.loss
@@ -239,6 +238,13 @@ class Search:
                 self.ledger.tell(trial, pruned=True)
                 return
             result = self._train(trial, settings, stage)
+            if (
+                isinstance(result, Failed)
+                and result.is_slow
+                and self.space.name == "transfer"
+                and stage is not stages[-1]
+            ):
+                continue  # large networks that know much already begin in a later stage
             if isinstance(result, Failed):
                 self._tell_failed(trial, result)
                 return
@@ -246,9 +252,9 @@ class Search:
             spent += trained.score.seconds
             facts = facts_of(trained.score, stage.number, trained.changes, self.clock.seconds)
             facts["is_seeded"] = trained.pace is not None or trained.learnt.heads is not None
-            if not self._note(trial, spent=spent, **facts):
+            if not self._note(trial, **{RESULT: {**facts, "spent": spent}}):
                 return  # it was taken for dead, and another worker has it
-            if trained.learnt.fitted.stopped_early and is_drawn and self.time_left() <= 0:
+            if trained.learnt.fitted.stopped_early and self.has_any and self.time_left() <= 0:
                 self._note(trial, cause=f"the time was up in stage {stage.number}")
                 self.ledger.tell(trial, pruned=True)
                 return

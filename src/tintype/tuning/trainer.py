@@ -30,6 +30,9 @@ TIMING_SHARE = 0.1
 SLOW = 2.0
 """A candidate whose shortest training takes so many times as long as it may is not trained."""
 
+LEAST_LATENESS = 0.7
+"""Trainings are not taken to be faster than this, whatever the latest ones did."""
+
 RECENT = 5
 """Trainings by which it is judged whether the machine is slower than it was when it was measured."""
 
@@ -74,15 +77,20 @@ class Trainer:
     watch: Watch
     precision: PrecisionName | None = None
     threads: Threads = field(init=False)
-    _slowness: list[float] = field(default_factory=list)
+    _lateness: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.threads = Threads(self.runtime.threads)
 
     @property
+    def lateness(self) -> float:
+        """How many times as long as foreseen the latest trainings took: below 1 where steps settle down."""
+        return max(LEAST_LATENESS, median(self._lateness[-RECENT:])) if self._lateness else 1.0
+
+    @property
     def slowness(self) -> float:
-        """How many times as long as foreseen the latest trainings took, at least 1."""
-        return max(1.0, median(self._slowness[-RECENT:])) if self._slowness else 1.0
+        """The same, at least 1."""
+        return max(1.0, self.lateness)
 
     def prepared(self, changes: Mapping[str, Any]) -> Prepared:
         """The images as these settings want them, without test images.
@@ -153,7 +161,7 @@ class Trainer:
         if pace is not None and not learnt.fitted.stopped_early:
             fit = built.plan.config.fit
             passes = (fit.epochs or 1) * (fit.steps_per_epoch or pace.steps) / pace.steps
-            self._slowness.append((time.monotonic() - began) / pace.seconds(passes))
+            self._lateness.append((time.monotonic() - began) / pace.seconds(passes))
         score = self._score(built, learnt, data, pace, started)
         return Trained(score, settled, pace, built, learnt, data)
 

@@ -14,6 +14,7 @@ import tomli_w
 from tintype.config import PrecisionName, RunConfig
 from tintype.errors import ConfigError, RunError, RunInterrupted
 from tintype.preparing import Listed, Prepared, build, list_images
+from tintype.ranks.torchrun import rank_of_process
 from tintype.records import to_plain
 from tintype.report.tunefile import TUNE_FILE, TuneState, TuneTable, read_tune_table
 from tintype.run import Run, load_run
@@ -98,6 +99,11 @@ def tune(request: Request, output: Path | None, watch: Watch = Watch(), started:
         TintypeError: With one line that says what is wrong and what to do.
         RunInterrupted: It was stopped; what was tried is kept.
     """
+    if rank_of_process() is not None:
+        raise ConfigError(
+            "a search has one process for each candidate: start `tintype tune` without torchrun, and several with "
+            "--storage."
+        )
     source = Path(request.config.data.source).expanduser().absolute()
     path = output or numbered(Path("runs") / f"{source.stem or 'search'}-tune", Path.exists)
     folder = TuneFolder(path)
