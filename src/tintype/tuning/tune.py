@@ -20,8 +20,8 @@ from tintype.report.tunefile import TUNE_FILE, TuneState, TuneTable, read_tune_t
 from tintype.run import Run, load_run
 from tintype.rundir import numbered, write_text
 from tintype.runtime import Runtime, start_runtime
-from tintype.tuning.budget import REDUCTION, Clock, Schedule, Stage, duration, make_schedule, parse_duration
-from tintype.tuning.choose import choose_space
+from tintype.tuning.budget import REDUCTION, Clock, Schedule, Stage, make_schedule, parse_duration
+from tintype.tuning.choose import choose_space, given_settings
 from tintype.tuning.finish import closing_seconds, finish, hand_over, repeat_finalists
 from tintype.tuning.folder import SEARCH, TuneFolder
 from tintype.tuning.ownspace import SpaceFile, load_space
@@ -157,7 +157,8 @@ def _completed(request: Request, config: RunConfig, own: SpaceFile | None) -> Re
     """With what the space file says, which the command line may override."""
     budget = request.budget
     if own is not None:
-        base = {name: value for name, value in own.base.items() if not _is_set(config, name)}
+        given = given_settings(config)
+        base = {name: value for name, value in own.base.items() if name not in given}
         config = config.replace(base)
         if budget is None and request.trials is None and own.budget:
             budget = parse_duration(own.budget)
@@ -166,12 +167,6 @@ def _completed(request: Request, config: RunConfig, own: SpaceFile | None) -> Re
     if request.trials is not None and request.trials < 1:
         raise ConfigError(f"trials must be at least 1. Got {request.trials}.")
     return Request(config, budget, request.trials, request.space, request.storage, request.study)
-
-
-def _is_set(config: RunConfig, name: str) -> bool:
-    """Whether a setting differs from its default, so that somebody has set it."""
-    one, default = config.replace({name: None}), config
-    return one != default
 
 
 def _write_request(folder: TuneFolder, request: Request) -> None:
@@ -195,7 +190,7 @@ def _read_request(folder: TuneFolder) -> tuple[Request, SpaceFile | None]:
         raise RunError(f"{folder.path / SEARCH} cannot be read: {error}.") from None
     space = folder.path / SPACE_FILE
     own = load_space(space) if space.is_file() else None
-    config = RunConfig.model_validate(content.get("base", {}), strict=False)
+    config = RunConfig().replace(content.get("base", {}))
     return Request(
         config, content.get("budget"), content.get("trials"), space if own else None, content.get("storage"),
         content.get("study"),
@@ -395,8 +390,3 @@ def _about(request: Request, data: Prepared, space: Space) -> Mapping[str, Any]:
         "seed": request.config.seed,
         "settings": base,
     }
-
-
-def describe(request: Request) -> str:
-    """The request's limit, as people say it."""
-    return duration(request.budget) if request.budget is not None else f"{request.trials} trials"
