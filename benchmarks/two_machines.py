@@ -255,11 +255,14 @@ def _section(heading: str, turns: Sequence[Turn]) -> list[str]:
         "one machine, one pinned core each, joined by a link shaped with `tc tbf`; one core alone takes turns with "
         "them, and is now the one and now the other. Images a second of the second epoch, median (lowest to highest); "
         "the ratio is the median of the rounds' ratios.",
-        "",
-        "| work | link | gradients | images/s | times one core | n |",
-        "| --- | --- | --- | --- | --- | --- |",
     ]
     timed = [turn for turn in turns if turn.right is None]
+    if timed:
+        lines += [
+            "",
+            "| work | link | gradients | images/s | times one core | n |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
     for (work, rate, method), found in _grouped(timed).items():
         alone = _grouped(timed)[work, rate, ALONE]
         base = {turn.number: turn.images_per_second or 0.0 for turn in alone}
