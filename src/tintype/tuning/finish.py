@@ -149,7 +149,8 @@ def _train_longer(search: Search, winner: Entry, budget: float | None, closing: 
     def left() -> float:
         return float("inf") if budget is None else budget - reserve - search.clock.seconds
 
-    seconds = min(search.schedule.final, left()) / search.trainer.lateness
+    # What finalists and candidates have left over is the winner's as well.
+    seconds = (search.schedule.final if budget is None else left()) / search.trainer.lateness
     if seconds <= winner.facts["seconds"]:
         return None
     search.trainer.watch.on_message(f"trial {winner.number} is best: its last training, {seconds:.0f} s")
