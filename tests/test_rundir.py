@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 
 from tintype.errors import RunError
 from tintype.records import EpochRecord, Evaluation, Finding, Interval, Predictions
-from tintype.rundir import RunDir, atomic_path, cache_folder, write_json, write_text
+from tintype.rundir import (
+    RunDir,
+    atomic_path,
+    cache_folder,
+    only_one_process,
+    require_new,
+    write_json,
+    write_text,
+)
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 
@@ -112,3 +120,26 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
     assert cache_folder() == Path(f"{os.sep}elsewhere")
     monkeypatch.delenv("TINTYPE_CACHE")
     assert cache_folder().name == "tintype"
+
+
+def test_a_directory_is_held_by_one_and_not_left_behind_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "search"
+    with only_one_process(folder):
+        with pytest.raises(RunError, match="another process is at work"), only_one_process(folder):
+            raise AssertionError("two hold it")
+        assert folder.is_dir()
+    assert not folder.exists()
+    with only_one_process(folder):
+        (folder / "kept.txt").write_text("kept")
+    with only_one_process(folder):
+        assert (folder / "kept.txt").read_text() == "kept"
+
+
+def test_a_directory_that_holds_something_is_not_new(tmp_path: Path) -> None:
+    with only_one_process(tmp_path):
+        require_new(tmp_path, "go on")  # a lock is nothing
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"is not empty\. Take another name, or go on\."):
+        require_new(tmp_path, "go on")
+    with pytest.raises(RunError, match="is not empty"):
+        require_new(tmp_path / "mine.txt", "go on")

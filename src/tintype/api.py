@@ -340,7 +340,7 @@ def predict(
 
 
 def report(run: StrPath) -> Path:
-    """Rebuild the report of a run, evaluation, map, study or comparison from its directory alone."""
+    """Rebuild the report of a run, evaluation, map, study, search or comparison from its directory alone."""
     return rewrite_report(Path(run))
 
 

@@ -49,7 +49,7 @@ class Display:
             console=self._console, transient=True, expand=True,
         )  # fmt: skip
         self._tasks: dict[str, TaskID] = {}
-        self._started: dict[str, float] = {}
+        self._began = 0.0, 0
         self._told = time.monotonic()
         self._doing = ""
         self._stop = False
@@ -106,18 +106,16 @@ class Display:
         if what not in self._tasks:
             for task in self._tasks.values():
                 self._bars.remove_task(task)
-            self._tasks = {what: self._bars.add_task(escape(what), total=total, rate="")}
-            self._started = {what: now}
+            self._tasks = {what: self._bars.add_task(escape(what), total=total, completed=done, rate="")}
+            self._began = now, done  # what is gone on with does not begin at nothing
             self._told = now
-        elapsed = now - self._started[what]
-        rate = f"{done / elapsed:,.0f}/s" if elapsed > 0.5 else ""
+        elapsed, here = now - self._began[0], done - self._began[1]
+        rate = f"{here / elapsed:,.0f}/s" if elapsed > 0.5 else ""
         self._bars.update(self._tasks[what], completed=done, total=total, rate=rate)
         if not self._console.is_terminal and now - self._told > PLAIN_INTERVAL and done < total:
             self._told = now
-            left = elapsed / done * (total - done) if done else 0
-            self._console.print(
-                f"{escape(what)}: {done:,} of {total:,}, {rate}, {_duration(left)} left", soft_wrap=True
-            )
+            left = f", {_duration(elapsed / here * (total - done))} left" if here > 0 else ""
+            self._console.print(f"{escape(what)}: {done:,} of {total:,}, {rate}{left}", soft_wrap=True)
 
     def on_epoch(self, record: EpochRecord, epochs: int) -> None:
         """Show an epoch's figures as one aligned line."""

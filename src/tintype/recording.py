@@ -23,7 +23,7 @@ from tintype.models.network import Network
 from tintype.planning import Plan
 from tintype.preparing import Built, Prepared
 from tintype.records import DataSummary, Finding, GalleryImage, Health, ImageStatistics, Predictions
-from tintype.rundir import RunDir, numbered, write_text
+from tintype.rundir import RunDir, numbered, require_new, write_text
 from tintype.runtime import Runtime, peak_memory_mb
 from tintype.serving.model import Model
 from tintype.training.fit import Fitted
@@ -40,9 +40,7 @@ def new_run_dir(output: Path | None, source: Path) -> RunDir:
     """
     if output is not None:
         # What other ranks have logged there is no run.
-        if output.exists() and (not output.is_dir() or any(not item.match(RANK_LOGS) for item in output.iterdir())):
-            remedy = f"Take another name, or go on with `tintype train --resume {output}`."
-            raise RunError(f"{output} exists already and is not empty. {remedy}")
+        require_new(output, f"go on with `tintype train --resume {output}`", RANK_LOGS)
         return RunDir(output)
     return RunDir(numbered(Path("runs") / (source.stem or "run"), Path.exists))
 

@@ -59,7 +59,8 @@ CALIBRATION_IMAGES = 50
 """Fewer validation images than this cannot tell a temperature from 1."""
 
 
-Learn = Callable[[Built], Learnt]
+LearntBefore = Callable[[Built, Prepared], Learnt]
+"""Gives what was learnt before, for a network that is built anew."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _execute(config: RunConfig, run_dir: RunDir, watch: Watch, world: World) -> 
     make_run(data, run_dir, watch, started)
 
 
-def make_run(data: Prepared, run_dir: RunDir, watch: Watch, started: float, again: Learn | None = None) -> None:
+def make_run(data: Prepared, run_dir: RunDir, watch: Watch, started: float, again: LearntBefore | None = None) -> None:
     """A run on images that are prepared, to its report.
 
     Args:
@@ -184,7 +185,7 @@ def make_run(data: Prepared, run_dir: RunDir, watch: Watch, started: float, agai
         run_dir: Where it goes; goes on from the checkpoint that is there.
         watch: Progress, messages and stopping.
         started: When the run began, by :func:`time.monotonic`.
-        again: What was learnt before, given the network; None to train.
+        again: What was learnt before; None to train.
 
     Raises:
         RunInterrupted: It was asked to stop; it can be gone on with.
@@ -213,7 +214,7 @@ def _report(run_dir: RunDir, layer: str | None, watch: Watch) -> None:
 
 
 def _train_and_evaluate(
-    built: Built, data: Prepared, run_dir: RunDir, watch: Watch, started: float, again: Learn | None
+    built: Built, data: Prepared, run_dir: RunDir, watch: Watch, started: float, again: LearntBefore | None
 ) -> None:
     """Everything between an opened run directory and its last file, ``evaluation.json``.
 
@@ -221,7 +222,7 @@ def _train_and_evaluate(
     """
     first_weights = note_weights(built.network, redrawn(data, built.network))
     training_started = time.monotonic()
-    learnt = _learn(built, data, run_dir, watch) if again is None else _learn_again(built, run_dir, again)
+    learnt = _learn(built, data, run_dir, watch) if again is None else _learn_again(built, data, run_dir, again)
     training_seconds = time.monotonic() - training_started
 
     predictions, temperature = _predict(built, learnt, data, watch)
@@ -292,9 +293,9 @@ def _learn(built: Built, data: Prepared, run_dir: RunDir, watch: Watch) -> Learn
     return learnt
 
 
-def _learn_again(built: Built, run_dir: RunDir, again: Learn) -> Learnt:
+def _learn_again(built: Built, data: Prepared, run_dir: RunDir, again: LearntBefore) -> Learnt:
     """What was learnt before, with its history on disk."""
-    learnt = again(built)
+    learnt = again(built, data)
     run_dir.write_history(learnt.fitted.history)
     return learnt
 

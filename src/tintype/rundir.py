@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import platformdirs
 
@@ -35,6 +37,8 @@ from tintype.records import (
 )
 
 FORMAT_VERSION = 1
+
+_LOCK = ".lock"
 
 
 @contextmanager
@@ -79,6 +83,46 @@ def numbered(path: Path, is_taken: Callable[[Path], bool]) -> Path:
         number += 1
         candidate = path.with_name(f"{path.name}-{number}")
     return candidate
+
+
+def require_new(path: Path, remedy: str, ignored: str = _LOCK) -> None:
+    """Refuse a directory that holds something.
+
+    Args:
+        path: The directory; it need not exist.
+        remedy: What to do instead of it, a clause after "Take another name, or".
+        ignored: Pattern of names that count for nothing.
+
+    Raises:
+        RunError: It does.
+    """
+    if path.exists() and (not path.is_dir() or any(not item.match(ignored) for item in path.iterdir())):
+        raise RunError(f"{path} exists already and is not empty. Take another name, or {remedy}.")
+
+
+@contextmanager
+def only_one_process(path: Path) -> Iterator[None]:
+    """Hold a directory, which is made where need be, and taken away again where nothing came into it.
+
+    Raises:
+        RunError: It cannot be made, or another process holds it.
+    """
+    is_new = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path / _LOCK)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise RunError(f"another process is at work on {path}. Wait for it, or choose another with -o.") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(f"{path} cannot be written: {reason}. Choose another directory with -o.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        if is_new and [item.name for item in path.iterdir()] in ([], [_LOCK]):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def source_hash() -> str:

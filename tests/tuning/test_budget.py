@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tintype.errors import ConfigError
-from tintype.tuning.budget import REDUCTION, Clock, Stage, duration, make_schedule, parse_duration
+from tintype.tuning.budget import FINAL_LENGTH, REDUCTION, Clock, Stage, make_schedule, parse_duration
 from tintype.tuning.pace import Pace
 
 
@@ -27,14 +27,6 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         parse_duration(text)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(45, "45 s"), (59.6, "1 min"), (270, "4 min 30 s"), (3599.7, "1 h"), (7500, "2 h 5 min"), (7200, "2 h")],
-)
-def test_a_duration_is_said(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
-
-
 @given(
     budget=st.floats(20, 200_000),
     full=st.none() | st.floats(0.5, 50_000),
@@ -42,8 +34,10 @@ def test_a_duration_is_said(seconds: float, said: str) -> None:
 )
 def test_the_parts_of_a_schedule_fit_into_the_budget(budget: float, full: float | None, closing: float) -> None:
     schedule = make_schedule(budget, full, closing)
-    assert 0 < schedule.search_ends <= schedule.ends - schedule.final
-    assert schedule.ends <= budget - min(closing, 0.25 * budget) + 1e-6
+    assert min(schedule.search_ends, schedule.repeats, schedule.final, schedule.closing) > 0
+    assert schedule.ends + schedule.closing == pytest.approx(budget)
+    assert schedule.closing == pytest.approx(min(closing, 0.25 * budget))
+    assert full is None or schedule.final <= FINAL_LENGTH * full + 1e-9
     seconds = [stage.seconds for stage in schedule.stages]
     assert all(later == pytest.approx(REDUCTION * earlier) for earlier, later in pairwise(seconds))
     assert full is None or seconds[-1] <= full + 1e-9
@@ -61,6 +55,7 @@ def test_without_a_budget_trials_last_as_long_as_the_default_would() -> None:
     schedule = make_schedule(None, 27.0, 10)
     assert [stage.seconds for stage in schedule.stages] == [3.0, 9.0, 27.0]
     assert math.isinf(schedule.search_ends)
+    assert schedule.final == 27.0
 
 
 @pytest.mark.parametrize(("full", "sizes"), [(28, [28, 28, 28]), (64, [32, 48, 64]), (180, [88, 136, 180])])
@@ -98,7 +93,3 @@ def test_a_pace_fills_the_time_and_does_not_overrun_it(
     assert takes <= max(1.06 * seconds, shortest) + epochs * step
     whole = pace.epoch_seconds if epochs >= 3 else 0.06 * pace.epoch_seconds
     assert takes >= seconds - whole - epochs * step or takes == pytest.approx(epochs * pace.epoch_seconds)
-
-
-def test_no_more_epochs_than_wanted() -> None:
-    assert Pace(0.001, 1000, 0, 10).settings(1_000_000.0, most_epochs=30)["fit.epochs"] == 30

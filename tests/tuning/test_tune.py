@@ -18,6 +18,7 @@ from tintype.config import load_config
 from tintype.errors import ConfigError, RunError
 from tintype.report.tunefile import TuneTable, read_tune_table
 from tintype.run import load_run
+from tintype.watch import Watch
 
 SPACE = """
 name = "small"
@@ -164,6 +165,24 @@ def test_ctrl_c_leaves_the_best_so_far_and_resuming_goes_on(images: Path, space:
     assert tuned.table.seconds > before.seconds
     known = {row.number: row.accuracy for row in tuned.table.trials if row.state == "complete"}
     assert all(known[row.number] == row.accuracy for row in before.trials if row.state == "complete")
+
+
+def test_stopped_before_anything_was_tried_it_leaves_nothing(images: Path, tmp_path: Path) -> None:
+    def stop(what: str, _done: int, _total: int) -> None:
+        assert what
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        api.tune(images, trials=1, output=folder, watch=Watch(on_progress=stop))
+    assert not folder.exists()
+
+
+def test_a_storage_that_cannot_be_used_leaves_nothing(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with pytest.raises(ConfigError, match="is a folder"):
+        api.tune(images, trials=1, output=folder, storage=str(tmp_path))
+    assert not folder.exists()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,11 +85,11 @@ def _refuse_with_resume(*given: Any) -> None:
         )
 
 
-def _tune_and_tell(work: Any, as_json: bool) -> None:
+def _tune_and_tell(work: Callable[[Watch], Tuned], as_json: bool) -> None:
     from tintype.console import error_console, headline, show_findings, show_tuning
 
     with watching(as_json) as watch:
-        tuned: Tuned = work(watch)
+        tuned = work(watch)
     if as_json:
         evaluation = {} if tuned.run is None else {name: item.metrics for name, item in tuned.run.evaluations.items()}
         print_json(

@@ -123,7 +123,7 @@ def summary(
 
 
 def report(run: RunPath) -> None:
-    """Rebuild the report of a RUN, evaluation, map, study or comparison from its directory alone."""
+    """Rebuild the report of a RUN, evaluation, map, study, search or comparison from its directory alone."""
     from tintype.report import rewrite_report
 
     typer.echo(rewrite_report(run))

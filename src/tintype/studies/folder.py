@@ -13,12 +13,9 @@ The directory::
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import filelock
 
 from tintype.config import RunConfig, load_config
 from tintype.errors import RunError
@@ -106,29 +103,6 @@ class StudyFolder:
                     f"{run} was made with {setting} = {then}, and now it is {now}: one table would mix the two. "
                     "Choose another directory with -o, or delete this one."
                 )
-
-    @contextmanager
-    def only_one_process(self) -> Iterator[None]:
-        """Hold the directory.
-
-        Raises:
-            RunError: It cannot be made, or another process is at work on it.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{self.path} cannot be made: {error.strerror}. Choose another directory with -o.") from None
-        lock = filelock.FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise RunError(
-                f"another process is at work on {self.path}. Wait for it, or choose another with -o."
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 def _first_difference(one: RunConfig, other: RunConfig) -> tuple[str, Any, Any]:

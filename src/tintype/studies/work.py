@@ -13,7 +13,7 @@ from tintype.records import to_plain
 from tintype.report import text
 from tintype.report.study import write_study_report
 from tintype.report.studyfile import STUDY_FILE, RunRow, RunState, StudyTable, read_study_table, write_study_table
-from tintype.rundir import RunDir, write_text
+from tintype.rundir import RunDir, only_one_process, write_text
 from tintype.studies.folder import StudyFolder
 from tintype.studies.jobs import Ended, Task, run_side_by_side
 from tintype.studies.one import make_run
@@ -70,7 +70,7 @@ def do_study(
     folder, requests = StudyFolder(path), study.requests()
     assigned = folder.assign(requests)
     folder.refuse_strangers(requests, assigned)
-    with folder.only_one_process():
+    with only_one_process(folder.path):
         work = _Work(study, folder, requests, assigned, watch, jobs, make)
         work.recall()
         try:

@@ -36,6 +36,7 @@ from tintype.training.checkpoint import (
     save_checkpoint,
 )
 from tintype.training.losses import balanced_class_weights, count_correct, cross_entropies
+from tintype.training.memory import is_out_of_memory
 from tintype.training.nonfinite import explain_non_finite
 from tintype.training.optim import (
     WeightAverage,
@@ -308,7 +309,7 @@ class TrainingLoop:
                 self.optimizer.zero_grad(set_to_none=True)
                 return self._accumulate(batch, seed)
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error) or self.progress.micro_batch == 1:
+                if not is_out_of_memory(error) or self.progress.micro_batch == 1:
                     raise
                 if not self.world.is_alone:  # the others wait for gradients of this very pass
                     raise RankError(_too_large(self.world, self.progress.micro_batch)) from None
@@ -477,7 +478,3 @@ def _too_large(world: World, images: int) -> str:
         f"{world.describe(world.rank)} has no memory for {images} images at once: set fit.micro_batch below that, or "
         "memory_gb to what is free there."
     )
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -56,3 +56,8 @@ def largest_micro_batch(batch_size: int, bytes_per_image: int, free_bytes: int) 
         return batch_size
     parts = math.ceil(batch_size / max(1, fitting))
     return math.ceil(batch_size / parts)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; on a CPU PyTorch says so in words alone."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

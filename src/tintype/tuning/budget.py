@@ -22,7 +22,7 @@ GROWTH = 0.6
 """A budget that is n times as long has trainings n ** 0.6 times as long, and n ** 0.4 times as many."""
 
 FINAL_SHARE = 0.3
-"""Most of the budget that the winner's last training takes."""
+"""Most of the budget that is set aside for the winner's last training; what its finalists leave over comes to it."""
 
 FINAL_LENGTH = 4
 """Times the training of `tintype train` after which more epochs are not worth their time."""
@@ -62,18 +62,6 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def duration(seconds: float) -> str:
-    """As people say it: ``45 s``, ``4 min 30 s``, ``2 h 5 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        minutes, rest = divmod(whole, 60)
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, rest = divmod(round(whole / 60), 60)
-    return f"{hours} h {rest} min" if rest else f"{hours} h"
-
-
 @dataclass(frozen=True)
 class Stage:
     """One stage of successive halving.
@@ -107,14 +95,21 @@ class Schedule:
     Attributes:
         stages: Of the candidates.
         search_ends: When no more candidates are begun.
-        final: Seconds for the winner's last training.
-        ends: When the winner must be trained, so that it can be judged within the budget.
+        repeats: Seconds after that in which finalists are trained again.
+        final: Seconds after that for the winner's last training.
+        closing: Seconds after that for judging the winner and writing the report.
     """
 
     stages: tuple[Stage, ...]
     search_ends: float
+    repeats: float
     final: float
-    ends: float
+    closing: float
+
+    @property
+    def ends(self) -> float:
+        """When the winner must be trained, so that it can be judged within the budget."""
+        return self.search_ends + self.repeats + self.final
 
 
 def make_schedule(budget: float | None, full: float | None, closing: float) -> Schedule:
@@ -127,14 +122,13 @@ def make_schedule(budget: float | None, full: float | None, closing: float) -> S
     """
     if budget is None:
         last = full or 60.0
-        return Schedule(_stages(last), float("inf"), last, float("inf"))
+        return Schedule(_stages(last), float("inf"), 0.0, last, closing)
     closing = min(closing, MOST_CLOSING * budget)
     last = TOP_STAGE_SHARE * 300 * (budget / 300) ** GROWTH
     last = min(last, budget * TOP_STAGE_SHARE, full or last)
     final = min(FINAL_SHARE * budget, FINAL_LENGTH * (full or 0.5 * last))
     repeats = min(FINALISTS * last, REPEATS_SHARE * budget)
-    ends = max(0.0, budget - closing)
-    return Schedule(_stages(last), max(0.0, ends - final - repeats), final, ends)
+    return Schedule(_stages(last), budget - repeats - final - closing, repeats, final, closing)
 
 
 def _stages(last: float) -> tuple[Stage, ...]:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tintype.config import RunConfig
 from tintype.errors import RunInterrupted
 from tintype.evaluation.selection import Selection, judge_selection
 from tintype.learning import Learnt, trained_inputs
 from tintype.models.weights import load_weights
 from tintype.preparing import Built, Prepared
 from tintype.records import EpochRecord
-from tintype.run import make_run
+from tintype.run import TRAINING_IMAGES_EVALUATED, LearntBefore, make_run
 from tintype.training.fit import Fitted
 from tintype.tuning.book import Entry, choose_winner, facts_of, finalists, mean_key, repeats_of
 from tintype.tuning.budget import FINALISTS
@@ -33,9 +32,6 @@ FINAL = "final"
 
 CLOSING_SECONDS = 4.0
 """What judging the winner and its report take besides classifying images: shortcuts, maps, a look inside."""
-
-TRAINING_IMAGES_JUDGED = 10_000
-"""As in :mod:`tintype.run`."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +60,15 @@ def closing_seconds(pace: Pace | None, data: Prepared) -> float:
         data: With the test images.
     """
     split = data.split
-    images = len(split.test) + len(split.validation) + min(len(split.train), TRAINING_IMAGES_JUDGED)
+    images = len(split.test) + len(split.validation) + min(len(split.train), TRAINING_IMAGES_EVALUATED)
     times = 2 if data.plan.config.model.flip_average else 1
     return CLOSING_SECONDS + (times * FORWARD_SHARE * pace.per_image * images if pace else 0.0)
 
 
-def repeat_finalists(search: Search, seconds: float) -> None:
-    """Train the best candidates again with another seed, with all workers, and wait for all that still train.
-
-    Args:
-        search: That has ended.
-        seconds: That this may take.
-    """
+def repeat_finalists(search: Search) -> None:
+    """Train the best candidates again with another seed, with all workers, and wait for all that still train."""
     search.ledger.set_attribute(CLOSED, True)
-    search.extra = seconds
+    search.extra = search.schedule.repeats
     entries = search.entries()
     seed = search.trainer.base.seed + 1
     for entry in finalists(entries, FINALISTS):
@@ -102,14 +93,11 @@ def judge(entries: list[Entry], winner: Entry) -> Selection | None:
     )
 
 
-def finish(search: Search, base: RunConfig, budget: float | None, closing: float) -> Ended | None:
+def finish(search: Search) -> Ended | None:
     """Choose the winner, train it for what is left of the time, test it once, and write its run directory.
 
     Args:
         search: That has ended, its finalists repeated.
-        base: Settings of all candidates.
-        budget: Seconds in all; None for no limit.
-        closing: Seconds to keep for judging the winner.
 
     Returns:
         The winner; None where no candidate could be trained.
@@ -119,10 +107,10 @@ def finish(search: Search, base: RunConfig, budget: float | None, closing: float
     if winner is None:
         return None
     selection = judge(entries, winner)
-    trained = _train_longer(search, winner, budget, closing)
+    trained = _train_longer(search, winner)
     kept = search.folder.kept(winner.number)
     final: dict[str, Any] = {}
-    again: Callable[[Built], Learnt] | None = None
+    again: LearntBefore | None = None
     if isinstance(trained, Trained) and (kept is None or _is_better(trained, entries, winner)):
         changes, again = trained.changes, _learnt_again(trained)
         final = facts_of(trained.score, len(search.schedule.stages), changes, search.clock.seconds)
@@ -130,33 +118,34 @@ def finish(search: Search, base: RunConfig, budget: float | None, closing: float
     else:
         changes = dict(winner.facts["changes"])
         if kept is not None:
-            again = _kept_again(search, *kept)
+            again = _kept_again(*kept)
         note = "the weights of its trial" if kept is not None else "its trial's training, made again"
         if isinstance(trained, Trained):
             note += ", since a longer training was no better on the validation images"
-    write_best(search, base.replace(changes), again, with_test=True)
+    write_best(search, changes, again, with_test=True)
     search.ledger.set_attribute(FINAL, final)
     search.ledger.set_attribute(ENDED, winner.number)
     return Ended(winner, selection, final, note)
 
 
-def _train_longer(search: Search, winner: Entry, budget: float | None, closing: float) -> Trained | Failed | None:
+def _train_longer(search: Search, winner: Entry) -> Trained | Failed | None:
     """The winner's last training; None where it would be the same again, or there is no time."""
-    if winner.facts.get("epochs") is None or not _trains_in_steps(search, winner):
+    if not _trains_in_steps(search, winner):
         return None
-    reserve = closing * search.trainer.slowness
+    schedule = search.schedule
+    ends = schedule.ends - (search.trainer.slowness - 1) * schedule.closing
 
     def left() -> float:
-        return float("inf") if budget is None else budget - reserve - search.clock.seconds
+        return ends - search.clock.seconds
 
-    # What finalists and candidates have left over is the winner's as well.
-    seconds = (search.schedule.final if budget is None else left()) / search.trainer.lateness
+    # What the finalists have left over is the winner's as well.
+    seconds = min(left(), schedule.final + schedule.repeats) / search.trainer.lateness
     if seconds <= winner.facts["seconds"]:
         return None
     search.trainer.watch.on_message(f"trial {winner.number} is best: its last training, {seconds:.0f} s")
     return search.trainer.train(
         winner.facts["settings"], seconds, should_finish=lambda: left() <= 0,
-        is_too_late=lambda: left() <= -LATE_SHARE * (budget or 0.0),
+        is_too_late=lambda: left() <= -LATE_SHARE * schedule.ends,
     )  # fmt: skip
 
 
@@ -170,11 +159,11 @@ def _is_better(trained: Trained, entries: list[Entry], winner: Entry) -> bool:
     return (trained.score.accuracy, -trained.score.loss) >= mean_key(entries, winner)
 
 
-def _learnt_again(trained: Trained) -> Callable[[Built], Learnt]:
+def _learnt_again(trained: Trained) -> LearntBefore:
     """Puts what was learnt into a network that is built anew."""
     state, learnt = trained.built.network.state_dict(), trained.learnt
 
-    def again(built: Built) -> Learnt:
+    def again(built: Built, _data: Prepared) -> Learnt:
         built.network.load_state_dict(state)
         built.network.eval()
         return replace(learnt, fitted=replace(learnt.fitted, network=built.trained))
@@ -182,16 +171,13 @@ def _learnt_again(trained: Trained) -> Callable[[Built], Learnt]:
     return again
 
 
-def _kept_again(
-    search: Search, weights: Path, history: tuple[EpochRecord, ...], kept_epoch: int
-) -> Callable[[Built], Learnt]:
+def _kept_again(weights: Path, history: tuple[EpochRecord, ...], kept_epoch: int) -> LearntBefore:
     """Puts kept weights into a network that is built anew."""
 
-    def again(built: Built) -> Learnt:
+    def again(built: Built, data: Prepared) -> Learnt:
         config = built.plan.config
         load_weights(built.network, weights)
         built.network.eval()
-        data = search.trainer.prepared(config.model_dump(exclude_none=True))
         inputs = trained_inputs(built.cut, data, config, built.runtime, Watch())
         fitted = Fitted(built.trained, history, kept_epoch, config.fit.micro_batch or 0, stopped_early=False)
         return Learnt(fitted, inputs)
@@ -199,22 +185,18 @@ def _kept_again(
     return again
 
 
-def write_best(search: Search, config: RunConfig, again: Callable[[Built], Learnt] | None, *, with_test: bool) -> None:
+def write_best(search: Search, changes: Mapping[str, Any], again: LearntBefore | None, *, with_test: bool) -> None:
     """Write the run directory of the best model.
 
     Args:
         search: Of whose images.
-        config: Settings of the model.
+        changes: The model's settings, by dotted name.
         again: Gives what was learnt before; None trains.
         with_test: Classify the test images; otherwise the model is judged on the validation images.
     """
-    trainer = search.trainer
-    runtime = replace(trainer.runtime, seed=config.seed)
-    data = trainer.images.prepare(config, runtime, Watch())
-    if not with_test:
-        data = replace(data, split=replace(data.split, test=np.empty(0, dtype=np.int64)))
+    data = search.trainer.prepared(changes, with_test=with_test)
     search.folder.clear_best()
-    watch = Watch(on_progress=trainer.watch.on_progress)
+    watch = Watch(on_progress=search.trainer.watch.on_progress)
     try:
         make_run(data, search.folder.best, watch, time.monotonic(), again)
     except (RunInterrupted, KeyboardInterrupt):
@@ -222,7 +204,7 @@ def write_best(search: Search, config: RunConfig, again: Callable[[Built], Learn
         raise
 
 
-def hand_over(search: Search, base: RunConfig) -> bool:
+def hand_over(search: Search) -> bool:
     """Leave the best model so far where a search was stopped; the test images stay unread.
 
     Returns:
@@ -236,5 +218,5 @@ def hand_over(search: Search, base: RunConfig) -> bool:
     if kept is None and _trains_in_steps(search, winner):
         return False  # its weights are with another worker
     changes = {**winner.facts["changes"], "evidence.baselines": False, "evidence.attention": False}
-    write_best(search, base.replace(changes), _kept_again(search, *kept) if kept else None, with_test=False)
+    write_best(search, changes, _kept_again(*kept) if kept else None, with_test=False)
     return True

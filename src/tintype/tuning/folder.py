@@ -14,15 +14,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import filelock
-
 from tintype.errors import RunError
+from tintype.models.weights import save_weights
 from tintype.records import EpochRecord
 from tintype.rundir import RunDir, write_json
 
@@ -53,16 +50,6 @@ class TuneFolder:
         """The winner's run directory."""
         return RunDir(self.path / BEST)
 
-    def require_new(self) -> None:
-        """Refuse a directory that holds something.
-
-        Raises:
-            RunError: It does.
-        """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            remedy = f"Take another name, or go on with `tintype tune --resume {self.path}`."
-            raise RunError(f"{self.path} exists already and is not empty. {remedy}")
-
     def require_search(self) -> None:
         """Refuse a directory without a search.
 
@@ -73,31 +60,8 @@ class TuneFolder:
             remedy = "there is nothing to resume. Start with `tintype tune DATA --budget 30m`."
             raise RunError(f"{self.path} holds no {SEARCH}: {remedy}")
 
-    @contextmanager
-    def only_one_process(self) -> Iterator[None]:
-        """Keep other processes from writing here.
-
-        Raises:
-            RunError: One does.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.path / ".lock")
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise RunError(f"another process searches in {self.path}; give this one a directory with -o.") from None
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise RunError(f"the directory {self.path} cannot be written: {reason}. Choose one with -o.") from None
-        try:
-            yield
-        finally:
-            lock.release()
-
     def keep(self, number: int, trained: Trained) -> None:
         """Keep a trial's weights in place of those that were kept before."""
-        from tintype.models.weights import save_weights
-
         target = self.path / KEPT
         target.mkdir(exist_ok=True)
         history = [asdict(record) for record in trained.learnt.fitted.history]

@@ -54,19 +54,18 @@ class Pace:
         """That so many epochs take."""
         return epochs * self.epoch_seconds
 
-    def settings(self, seconds: float, most_epochs: float = math.inf) -> dict[str, Any]:
+    def settings(self, seconds: float) -> dict[str, Any]:
         """``fit.epochs`` and ``fit.steps_per_epoch`` that take so long, by dotted name.
 
         Args:
             seconds: Of training.
-            most_epochs: No more than these, however much time there is.
         """
-        wanted = min(seconds / self.epoch_seconds, most_epochs)
+        wanted = seconds / self.epoch_seconds
         epochs = max(1, math.ceil(wanted - 0.05))
         if wanted >= MANY_EPOCHS and wanted < NEARLY_WHOLE * epochs:
             return {"fit.epochs": int(wanted), "fit.steps_per_epoch": None}
         # Shorter epochs end with the same validation as whole ones.
-        training = min(seconds, most_epochs * self.epoch_seconds) - epochs * self.validation_seconds
+        training = seconds - epochs * self.validation_seconds
         steps = round(training / (epochs * self.per_image * self.batch_size))
         steps = max(min(LEAST_STEPS, self.steps), min(self.steps, steps))
         return {"fit.epochs": epochs, "fit.steps_per_epoch": None if steps == self.steps else steps}

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tintype.errors import RunInterrupted
+from tintype.report import text
 from tintype.tuning.book import RESULT, Entry, entries_of, facts_of
-from tintype.tuning.budget import Clock, Schedule, Stage, duration
+from tintype.tuning.budget import Clock, Schedule, Stage
 from tintype.tuning.folder import TuneFolder
 from tintype.tuning.heads import HeadBatch
 from tintype.tuning.score import Failed, Score
@@ -130,7 +131,7 @@ class Search:
             self.do(first)
             return
         if self._is_dear(candidate):
-            self._note(first, settings=candidate.settings, cause="its features take too long for this budget")
+            self.ledger.note(first, settings=candidate.settings, cause="its features take too long for this budget")
             self.ledger.tell(first, pruned=True)
             return
         shared: dict[str, Any] = {
@@ -200,11 +201,11 @@ class Search:
     def _tell_head(self, trial: Trial, candidate: Candidate, score: Score | Failed) -> bool:
         """Write a head down; True where it is the best so far."""
         if isinstance(score, Failed):
-            self._note(trial, settings=candidate.settings)
+            self.ledger.note(trial, settings=candidate.settings)
             self._tell_failed(trial, score)
             return False
         facts = facts_of(score, len(self.schedule.stages), candidate.settings, self.clock.seconds)
-        self._note(trial, settings=candidate.settings, **{RESULT: {**facts, "spent": score.seconds}})
+        self.ledger.note(trial, settings=candidate.settings, **{RESULT: {**facts, "spent": score.seconds}})
         self.ledger.tell(trial, score.accuracy)
         self.has_any = True
         key = score.accuracy, -score.loss
@@ -231,10 +232,10 @@ class Search:
         """Train in one stage after the other, each anew and longer, until the pruner or the time says no."""
         spent, trained = 0.0, None
         is_drawn = trial.user_attrs.get("role", "search") == "search"
-        self._note(trial, settings=settings)
+        self.ledger.note(trial, settings=settings)
         for stage in stages:
             if is_drawn and stage.number > 1 and stage.seconds * self.trainer.slowness > self.time_left():
-                self._note(trial, cause=f"no time left for stage {stage.number}")
+                self.ledger.note(trial, cause=f"no time left for stage {stage.number}")
                 self.ledger.tell(trial, pruned=True)
                 return
             result = self._train(trial, settings, stage)
@@ -252,10 +253,10 @@ class Search:
             spent += trained.score.seconds
             facts = facts_of(trained.score, stage.number, trained.changes, self.clock.seconds)
             facts["is_seeded"] = trained.pace is not None or trained.learnt.heads is not None
-            if not self._note(trial, **{RESULT: {**facts, "spent": spent}}):
+            if not self.ledger.note(trial, **{RESULT: {**facts, "spent": spent}}):
                 return  # it was taken for dead, and another worker has it
             if trained.learnt.fitted.stopped_early and self.has_any and self.time_left() <= 0:
-                self._note(trial, cause=f"the time was up in stage {stage.number}")
+                self.ledger.note(trial, cause=f"the time was up in stage {stage.number}")
                 self.ledger.tell(trial, pruned=True)
                 return
             is_last = stage is stages[-1]
@@ -272,7 +273,7 @@ class Search:
     def _tell_failed(self, trial: Trial, failed: Failed) -> None:
         """Write down why; what was too slow counts as a bad candidate, what could not be computed as none."""
         if failed.is_slow:
-            self._note(trial, cause=failed.cause)
+            self.ledger.note(trial, cause=failed.cause)
             self.ledger.tell(trial, pruned=True)
         else:
             self.ledger.tell(trial, cause=failed.cause)
@@ -297,7 +298,8 @@ class Search:
         role = trial.user_attrs.get("role", "search")
         named = f"trial {trial.number}" if role == "search" else f"trial {trial.number} ({role})"
         right = f"{score.accuracy:.2%} of {len(score.right):,} validation images"
-        self.trainer.watch.on_message(f"{named}: {right}, {score.parameters:,} parameters, {duration(score.seconds)}")
+        cost = f"{score.parameters:,} parameters, {text.duration(score.seconds)}"
+        self.trainer.watch.on_message(f"{named}: {right}, {cost}")
 
     def _remember(self, trial: Trial, trained: Trained) -> None:
         """Keep the weights where none were better, so that there is something to hand over at any moment."""
@@ -306,9 +308,6 @@ class Search:
         if not is_repeat and (self.best is None or key > self.best):
             self.best = key
             self.folder.keep(trial.number, trained)
-
-    def _note(self, trial: Trial, **facts: Any) -> bool:
-        return self.ledger.note(trial, **facts)
 
     def entries(self) -> list[Entry]:
         """All trials of all workers."""

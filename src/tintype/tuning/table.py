@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 LEAST_TRIALS = 10
 """Fewer say nothing about which settings matter."""
 
-STATIC = ("name", "data", "space", "reason", "images", "seed", "budget", "wanted")
-
 
 def make_table(
     ledger: Ledger, schedule: Schedule, known: Mapping[str, Any], *, full_size: int, seconds: float, state: TuneState,
@@ -36,7 +34,7 @@ def make_table(
     Args:
         ledger: What was tried.
         schedule: Its stages.
-        known: What does not change, by the names in :data:`STATIC`.
+        known: What does not change, by the names in :class:`TuneTable`.
         full_size: Side of the images in pixels.
         seconds: That the search has taken.
         state: Of the search.
@@ -53,7 +51,7 @@ def make_table(
         rows.append(_final_row(final, ended, len(trials)))
     return TuneTable(
         format=TUNE_FORMAT,
-        **{name: known[name] for name in STATIC},
+        **known,
         seconds=seconds,
         state=state,
         trials=tuple(rows),

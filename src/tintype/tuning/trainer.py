@@ -9,7 +9,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
 
 from tintype.config import PrecisionName, RunConfig
 from tintype.errors import NonFiniteError, RunInterrupted, TintypeError
@@ -18,6 +17,7 @@ from tintype.learning import Learnt, learn, trained_inputs
 from tintype.preparing import Built, Listed, Prepared, build
 from tintype.records import EpochRecord
 from tintype.runtime import Runtime
+from tintype.training.memory import is_out_of_memory
 from tintype.training.timing import seconds_per_image
 from tintype.tuning.pace import Pace
 from tintype.tuning.score import Failed, Score
@@ -47,7 +47,6 @@ class Trained:
         pace: How fast it was; None where nothing was trained in steps.
         built: The network.
         learnt: What it learnt.
-        data: What it was trained on.
     """
 
     score: Score
@@ -55,12 +54,11 @@ class Trained:
     pace: Pace | None
     built: Built
     learnt: Learnt
-    data: Prepared
 
 
 @dataclass
 class Trainer:
-    """Trains candidates on the same images. The test images are out of its reach.
+    """Trains candidates on the same images, none of which are test images.
 
     Attributes:
         images: What there is to train on.
@@ -92,15 +90,15 @@ class Trainer:
         """The same, at least 1."""
         return max(1.0, self.lateness)
 
-    def prepared(self, changes: Mapping[str, Any]) -> Prepared:
-        """The images as these settings want them, without test images.
+    def prepared(self, changes: Mapping[str, Any], *, with_test: bool = False) -> Prepared:
+        """The images as these settings want them; the test images are for the winner alone.
 
         Raises:
             TintypeError: The settings do not fit the images.
         """
         config = self.base.replace(changes)
         data = self.images.prepare(config, replace(self.runtime, seed=config.seed), self._silent())
-        return replace(data, split=replace(data.split, test=np.empty(0, dtype=np.int64)))
+        return data if with_test else replace(data, split=replace(data.split, test=np.empty(0, dtype=np.int64)))
 
     def train(
         self,
@@ -163,7 +161,7 @@ class Trainer:
             passes = (fit.epochs or 1) * (fit.steps_per_epoch or pace.steps) / pace.steps
             self._lateness.append((time.monotonic() - began) / pace.seconds(passes))
         score = self._score(built, learnt, data, pace, started)
-        return Trained(score, settled, pace, built, learnt, data)
+        return Trained(score, settled, pace, built, learnt)
 
     def _as_measured(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """With the precision that was found for all candidates, where they did not choose one."""
@@ -241,7 +239,7 @@ def failure(error: Exception) -> Failed:
     if isinstance(error, TintypeError):
         return Failed(str(error))
     said = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in said:
+    if is_out_of_memory(error):
         return Failed(f"out of memory: {said}")
     if isinstance(error, RuntimeError):  # so PyTorch says what does not fit together
         return Failed(f"cannot be computed: {said}")

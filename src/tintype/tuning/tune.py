@@ -18,11 +18,11 @@ from tintype.ranks.torchrun import rank_of_process
 from tintype.records import to_plain
 from tintype.report.tunefile import TUNE_FILE, TuneState, TuneTable, read_tune_table
 from tintype.run import Run, load_run
-from tintype.rundir import numbered, write_text
+from tintype.rundir import numbered, only_one_process, require_new, write_text
 from tintype.runtime import Runtime, start_runtime
 from tintype.tuning.budget import REDUCTION, Clock, Schedule, Stage, make_schedule, parse_duration
 from tintype.tuning.choose import choose_space, given_settings
-from tintype.tuning.finish import closing_seconds, finish, hand_over, repeat_finalists
+from tintype.tuning.finish import Ended, closing_seconds, finish, hand_over, repeat_finalists
 from tintype.tuning.folder import SEARCH, TuneFolder
 from tintype.tuning.ownspace import SpaceFile, load_space
 from tintype.tuning.pace import Pace
@@ -35,6 +35,9 @@ from tintype.watch import Watch
 
 REPORT_SECONDS = 10.0
 """At least this long between two reports of a search under way."""
+
+REPORT_SHARE = 0.02
+"""Most of the time that these reports take."""
 
 TIMED_SECONDS = 10.0
 """A training of so long is what the default is timed for."""
@@ -107,12 +110,11 @@ def tune(request: Request, output: Path | None, watch: Watch = Watch(), started:
     source = Path(request.config.data.source).expanduser().absolute()
     path = output or numbered(Path("runs") / f"{source.stem or 'search'}-tune", Path.exists)
     folder = TuneFolder(path)
-    folder.require_new()
+    require_new(path, f"go on with `tintype tune --resume {path}`")
     config = request.config.replace({"data.source": str(source)})
     own = load_space(request.space) if request.space is not None else None
     request = _completed(request, config, own)
-    with folder.only_one_process():
-        _write_request(folder, request)
+    with only_one_process(path):
         return _search(folder, request, own, Clock(started=started), watch, resume=False)
 
 
@@ -140,16 +142,13 @@ def resume_tune(
     used = before.seconds if before is not None else 0.0
     if before is not None and before.state == "finished" and budget is None and trials is None:
         raise RunError(f"{path} has ended; its report is {path / 'report.html'}. Give it more time with --budget 10m.")
-    request = Request(
-        config=request.config,
+    request = replace(
+        request,
         budget=used + budget if budget is not None else request.budget,
         trials=trials if trials is not None else request.trials,
-        space=request.space,
         storage=storage or request.storage,
-        study=request.study,
     )
-    with folder.only_one_process():
-        _write_request(folder, request)
+    with only_one_process(path):
         return _search(folder, request, own, Clock(used, started), watch, resume=True)
 
 
@@ -166,7 +165,7 @@ def _completed(request: Request, config: RunConfig, own: SpaceFile | None) -> Re
         raise ConfigError("how long? Give a time, such as --budget 30m, or a number of trials, such as --trials 50.")
     if request.trials is not None and request.trials < 1:
         raise ConfigError(f"trials must be at least 1. Got {request.trials}.")
-    return Request(config, budget, request.trials, request.space, request.storage, request.study)
+    return replace(request, config=config, budget=budget)
 
 
 def _write_request(folder: TuneFolder, request: Request) -> None:
@@ -212,18 +211,16 @@ class _Attempt:
     ledger: Ledger
     is_chief: bool
     schedule: Schedule = field(init=False)
-    closing: float = field(init=False)
     search: Search = field(init=False)
-    written: float = 0.0
+    next_write: float = 0.0
 
     def __post_init__(self) -> None:
         trainer = Trainer(self.images, self.request.config, self.runtime, self._timed_watch())
         pace, precision = _default_pace(trainer)
         if self.space.name != "transfer":
             trainer.precision = precision  # to measure it anew would take longer than some candidates train
-        self.closing = closing_seconds(pace, self.data)
         full = pace.seconds(trainer.prepared({}).plan.config.fit.epochs or 1) if pace is not None else None
-        self.schedule = self._agreed(make_schedule(self.request.budget, full, self.closing))
+        self.schedule = self._agreed(make_schedule(self.request.budget, full, closing_seconds(pace, self.data)))
         self.search = Search(
             trainer, self.space, self.ledger, self.schedule, self.clock, self.folder, self.request.trials, self.renew
         )
@@ -249,11 +246,11 @@ class _Attempt:
             if budget is None:
                 self.watch.on_progress(what, done, total)
             else:
-                self.watch.on_progress("searching", round(self.clock.seconds), round(budget))
+                self.watch.on_progress("seconds searched", round(self.clock.seconds), round(budget))
 
         return Watch(on_progress, self.watch.on_message, should_stop=self.watch.should_stop)
 
-    def table(self, state: TuneState, **more: Any) -> TuneTable:
+    def table(self, state: TuneState, ended: Ended | None) -> TuneTable:
         """The search as it stands."""
         config = self.data.plan.config
         known = {
@@ -270,18 +267,22 @@ class _Attempt:
         assert size is not None
         return make_table(
             self.ledger, self.schedule, known, full_size=size, seconds=self.clock.seconds, state=state,
-            folder=self.folder, **more,
+            folder=self.folder, ended=ended,
         )  # fmt: skip
 
-    def write(self, table: TuneTable) -> None:
+    def write(self, state: TuneState, ended: Ended | None = None) -> TuneTable:
         """Table and report, for people to look at."""
+        table = self.table(state, ended)
         write_table(self.folder, table, self.ledger, self.request.config)
-        self.written = time.monotonic()
+        return table
 
     def renew(self) -> None:
         """The same now and then."""
-        if time.monotonic() - self.written > REPORT_SECONDS:
-            self.write(self.table("running"))
+        began = time.monotonic()
+        if began >= self.next_write:
+            self.write("running")
+            now = time.monotonic()
+            self.next_write = now + max(REPORT_SECONDS, (now - began) / REPORT_SHARE)
 
 
 def _search(
@@ -302,6 +303,7 @@ def _search(
         request.storage or folder.trials, name, about=about, seed=config.seed, reduction=REDUCTION,
         first=_first(space), resume=resume,
     ) as ledger:  # fmt: skip
+        _write_request(folder, request)  # not before there is something to resume
         if resume:
             ledger.set_attribute(CLOSED, False)
             ledger.set_attribute(ENDED, None)
@@ -321,19 +323,14 @@ def _through(attempt: _Attempt) -> Tuned:
     search.run()
     if not attempt.is_chief:
         search.do_waiting(lambda: not attempt.ledger.attributes.get(ENDED))
-        table = attempt.table("finished")
-        attempt.write(table)
-        return Tuned(folder.path, table, None)
-    budget = attempt.request.budget
-    schedule = attempt.schedule
-    repeat_finalists(search, schedule.ends - schedule.final - schedule.search_ends if budget else float("inf"))
-    ended = finish(search, attempt.request.config, budget, attempt.closing)
+        return Tuned(folder.path, attempt.write("finished"), None)
+    repeat_finalists(search)
+    ended = finish(search)
     if ended is None:
-        attempt.write(attempt.table("finished"))
+        attempt.write("finished")
         causes = [entry.cause for entry in search.entries() if entry.cause]
         raise RunError(f"no candidate could be trained; the first failed: {causes[0] if causes else 'time was up'}.")
-    table = attempt.table("finished", ended=ended)
-    attempt.write(table)
+    table = attempt.write("finished", ended)
     folder.forget_kept()
     return Tuned(folder.path, table, load_run(folder.best.path))
 
@@ -341,8 +338,8 @@ def _through(attempt: _Attempt) -> Tuned:
 def _leave_best(attempt: _Attempt) -> bool:
     """What a stopped search leaves: the best model so far, the table and the report."""
     attempt.watch.on_message("stopping: writing the best model so far")
-    found = hand_over(attempt.search, attempt.request.config) if attempt.is_chief else False
-    attempt.write(attempt.table("interrupted"))
+    found = attempt.is_chief and hand_over(attempt.search)
+    attempt.write("interrupted")
     return found
 
 
@@ -351,9 +348,8 @@ def _default_pace(trainer: Trainer) -> tuple[Pace | None, PrecisionName]:
     data = trainer.prepared({})
     built = build(data)
     config = built.plan.config
-    return None if config.fit.optimizer == "lbfgs" else trainer.pace(
-        built, data, TIMED_SECONDS, Watch()
-    ), config.precision
+    pace = None if config.fit.optimizer == "lbfgs" else trainer.pace(built, data, TIMED_SECONDS, Watch())
+    return pace, config.precision
 
 
 def _first(space: Space) -> list[Queued]:

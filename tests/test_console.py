@@ -1,0 +1,35 @@
+"""What people see while they wait."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tintype.console import Display
+
+
+def test_what_is_gone_on_with_has_the_time_left_of_its_own_pace(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("tintype.console.time.monotonic", lambda: clock[0])
+    display = Display()
+    display.on_progress("seconds searched", 60, 300)
+    clock[0] += 20
+    display.on_progress("seconds searched", 80, 300)
+    assert re.search(r"80 of 300, 1/s, 3:40 left", capsys.readouterr().err)
+
+
+def test_no_time_left_is_made_up_where_nothing_has_moved(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("tintype.console.time.monotonic", lambda: clock[0])
+    display = Display()
+    display.on_progress("decoding", 5, 300)
+    clock[0] += 20
+    display.on_progress("decoding", 5, 300)
+    said = capsys.readouterr().err
+    assert "5 of 300" in said
+    assert "left" not in said
