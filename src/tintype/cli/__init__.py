@@ -57,8 +57,6 @@ def main() -> None:
         _end_missing_a_rank()
     except TintypeError as error:
         _end(f"tintype: {error}", USER_ERROR)
-    except KeyboardInterrupt:
-        _end("tintype: stopped.", INTERRUPTED)
     except BrokenPipeError:
         # The reader of a pipe (such as head) has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

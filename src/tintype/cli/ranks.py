@@ -53,9 +53,11 @@ def watching(as_json: bool) -> Iterator[Watch]:
     try:
         with display.stoppable(), display.watching() as watch:
             yield watch
-    except RunInterrupted:
+    except (KeyboardInterrupt, RunInterrupted) as stopped:
         if rank_of_process() is not None and display.interrupted:
             from tintype.ranks.outcome import note_end
 
             note_end(INTERRUPTED)
+        if isinstance(stopped, KeyboardInterrupt):  # at which Typer would end without a word
+            raise RunInterrupted("tintype: stopped.") from None
         raise

@@ -307,14 +307,16 @@ def _search(
         if resume:
             ledger.set_attribute(CLOSED, False)
             ledger.set_attribute(ENDED, None)
-        attempt = _Attempt(
-            folder, request, clock, watch, images, runtime, data, space, ledger, ledger.created or resume
-        )
+        attempt = None
         try:
+            attempt = _Attempt(
+                folder, request, clock, watch, images, runtime, data, space, ledger, ledger.created or resume
+            )
             return _through(attempt)
         except (RunInterrupted, KeyboardInterrupt):
             ledger.release()
-            said = "the best model so far is in it" if _leave_best(attempt) else "no model was finished yet"
+            is_there = attempt is not None and _leave_best(attempt)
+            said = "the best model so far is in it" if is_there else "no model was finished yet"
             raise RunInterrupted(f"stopped; {said}. Go on with: tintype tune --resume {folder.path}") from None
 
 
