@@ -177,7 +177,10 @@ def _execute(config: RunConfig, run_dir: RunDir, watch: Watch, world: World) -> 
     make_run(data, run_dir, watch, started)
 
 
-def make_run(data: Prepared, run_dir: RunDir, watch: Watch, started: float, again: LearntBefore | None = None) -> None:
+def make_run(
+    data: Prepared, run_dir: RunDir, watch: Watch, started: float, again: LearntBefore | None = None,
+    training_images: int = TRAINING_IMAGES_EVALUATED,
+) -> None:  # fmt: skip
     """A run on images that are prepared, to its report.
 
     Args:
@@ -186,6 +189,7 @@ def make_run(data: Prepared, run_dir: RunDir, watch: Watch, started: float, agai
         watch: Progress, messages and stopping.
         started: When the run began, by :func:`time.monotonic`.
         again: What was learnt before; None to train.
+        training_images: Most of them that are classified.
 
     Raises:
         RunInterrupted: It was asked to stop; it can be gone on with.
@@ -199,7 +203,7 @@ def make_run(data: Prepared, run_dir: RunDir, watch: Watch, started: float, agai
     for line in _aligned(built.plan.choices):
         watch.on_message(line)
     try:
-        _train_and_evaluate(built, data, run_dir, watch, started, again)
+        _train_and_evaluate(built, data, run_dir, watch, started, again, training_images)
     except RunInterrupted as stopped:
         raise RunInterrupted(f"{stopped} Go on with: tintype train --resume {run_dir.path}") from None
     except KeyboardInterrupt:
@@ -214,8 +218,9 @@ def _report(run_dir: RunDir, layer: str | None, watch: Watch) -> None:
 
 
 def _train_and_evaluate(
-    built: Built, data: Prepared, run_dir: RunDir, watch: Watch, started: float, again: LearntBefore | None
-) -> None:
+    built: Built, data: Prepared, run_dir: RunDir, watch: Watch, started: float, again: LearntBefore | None,
+    training_images: int,
+) -> None:  # fmt: skip
     """Everything between an opened run directory and its last file, ``evaluation.json``.
 
     All ranks train and classify; the writer judges and writes.
@@ -225,7 +230,7 @@ def _train_and_evaluate(
     learnt = _learn(built, data, run_dir, watch) if again is None else _learn_again(built, data, run_dir, again)
     training_seconds = time.monotonic() - training_started
 
-    predictions, temperature = _predict(built, learnt, data, watch)
+    predictions, temperature = _predict(built, learnt, data, training_images, watch)
     world = built.runtime.world
     built = replace(built, runtime=built.runtime.by_itself)
     seconds = (started, training_seconds)
@@ -300,11 +305,13 @@ def _learn_again(built: Built, data: Prepared, run_dir: RunDir, again: LearntBef
     return learnt
 
 
-def _predict(built: Built, learnt: Learnt, data: Prepared, watch: Watch) -> tuple[list[Predictions], float]:
+def _predict(
+    built: Built, learnt: Learnt, data: Prepared, training_images: int, watch: Watch
+) -> tuple[list[Predictions], float]:
     """Calibrated predictions of all splits, test first, and the temperature fitted on the validation images."""
     split, flip = data.split, bool(built.plan.config.model.flip_average)
     network, inputs = learnt.judged(built, data)
-    step = max(1, -(-len(split.train) // TRAINING_IMAGES_EVALUATED))
+    step = max(1, -(-len(split.train) // training_images))
     parts: dict[SplitName, NDArray[np.int64]] = {
         "test": split.test,
         "validation": split.validation,

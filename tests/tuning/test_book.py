@@ -61,5 +61,12 @@ def test_of_equal_accuracies_the_lower_loss_is_better() -> None:
     assert [item.number for item in finalists(entries, 2)] == [1, 0]
 
 
+def test_what_is_far_behind_is_no_finalist() -> None:
+    entries = [entry(0, 0.9, images=1000), entry(1, 0.5, images=1000), entry(2, 0.89, images=1000)]
+    assert [item.number for item in finalists(entries, 3)] == [0, 2]
+    few = [entry(0, 0.9, images=10), entry(1, 0.5, images=10)]  # of which 10 images say nothing
+    assert [item.number for item in finalists(few, 3)] == [0, 1]
+
+
 def test_nothing_finished_is_no_winner() -> None:
     assert choose_winner([entry(0, 0.9, state="pruned"), entry(1, 0.9, "repeat", repeat_of=0)]) is None

@@ -142,3 +142,12 @@ def test_what_was_given_is_what_differs_from_the_defaults() -> None:
     changes = {"fit.epochs": 3, "heads.learning_rate": (0.1,), "data.source": "photos", "fit.momentum": 0.9}
     config = RunConfig().replace(changes)
     assert given_settings(config) == {"fit.epochs", "heads", "data.source"}
+
+
+def test_a_frozen_backbone_leaves_heads_alone(weights: list[WeightsSource]) -> None:
+    space = chosen(300, model__freeze="all")
+    assert isinstance(space, TransferSpace)
+    assert space.heads_only
+    assert "heads alone" in space.reason
+    with pytest.raises(ConfigError, match=r"model\.freeze is what a search"):
+        chosen(300, model__freeze=3)

@@ -71,7 +71,7 @@ def test_what_is_tried_first_is_in_the_space_and_whole() -> None:
             trial = fixed(parameters)
             candidates.append(made.draw(trial))
             assert trial.params == parameters
-        assert [bool(candidate.features) for candidate in candidates] == [True, True, False] * 2
+        assert [bool(candidate.features) for candidate in candidates] == [True, True, False, False] * 2
 
 
 def fine_tuning(**changes: Any) -> dict[str, Any]:
@@ -137,3 +137,16 @@ def test_the_published_weights_are_found(
     monkeypatch.setenv("TINTYPE_WEIGHTS", str(shared_weights("resnet20_cifar10").parent))
     found = {source.architecture: source.image_size for source in backbones_at_hand()}
     assert found == {"mobilenetv2_100": 224, "resnet20_cifar10": 32, "resnet56_cifar10": 32}
+
+
+def test_a_backbone_that_stays_as_it_is_gets_heads_alone() -> None:
+    made = TransferSpace(("resnet20", "resnet32"), 400, ("light", "photo"), "they have weights here", heads_only=True)
+    assert all(candidate.features for candidate in drawn(made, 60))
+    started = [made.draw(fixed(_all_of(parameters))) for parameters in made.first()]
+    assert len(started) == 4
+    assert all(candidate.features for candidate in started)
+
+
+def _all_of(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What is tried first, with something for the parameters that it leaves to the sampler."""
+    return {"fit.views": 1, "heads.weight_decay": 0.1, **parameters}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype.evaluation.stats import wilson
+from tintype.records import Interval
 from tintype.report.tunefile import TrialRole, TrialRow, TrialState
 from tintype.tuning.score import Score
 from tintype.tuning.storage import attempt_of, cause_of
@@ -92,18 +93,21 @@ class Entry:
         bits = np.frombuffer(base64.b64decode(self.facts["right"]), dtype=np.uint8)
         return np.unpackbits(bits, count=self.facts["images"]).astype(bool)
 
+    @property
+    def interval(self) -> Interval:
+        """Wilson's, of the accuracy."""
+        images = self.facts["images"]
+        return wilson(round(self.facts["accuracy"] * images), images)
+
     def row(self) -> TrialRow:
         """It as a line of ``tune.json``."""
         facts = self.facts
-        accuracy = None
-        if "accuracy" in facts:
-            accuracy = wilson(round(facts["accuracy"] * facts["images"]), facts["images"])
         return TrialRow(
             number=self.number,
             role=self.role,
             state=self.state,
             stage=facts.get("stage", 0),
-            accuracy=accuracy,
+            accuracy=self.interval if "accuracy" in facts else None,
             loss=facts.get("loss"),
             seconds=facts.get("spent", 0.0),
             ended=facts.get("ended"),
@@ -151,8 +155,10 @@ def mean_key(entries: Sequence[Entry], entry: Entry) -> tuple[float, float]:
 
 
 def finalists(entries: Sequence[Entry], count: int) -> list[Entry]:
-    """The best candidates, the best first."""
-    return sorted((item for item in entries if item.competes), key=lambda item: item.key, reverse=True)[:count]
+    """The best candidates, the best first; none so far behind that another seed could not make it the winner."""
+    best = sorted((item for item in entries if item.competes), key=lambda item: item.key, reverse=True)[:count]
+    least = min((item.interval.low for item in best[:1]), default=0.0)
+    return [item for item in best if item.interval.high >= least]
 
 
 def choose_winner(entries: Sequence[Entry]) -> Entry | None:

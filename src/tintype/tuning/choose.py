@@ -53,7 +53,7 @@ def choose_space(data: Prepared, wanted: RunConfig, own: OwnSpace | None = None)
     backbone = data.plan.config.model.backbone
     named = not given.isdisjoint({"model.backbone", "model.weights"})
     if backbone is not None and named and wanted.model.weights != "none":
-        return _transfer([backbone], data, given, "it is the backbone that was named")
+        return _transfer([backbone], data, given, wanted, "it is the backbone that was named")
     if not given.isdisjoint(NETWORKS):
         return ScratchSpace(images, "the network is given, so that its recipe alone is searched", given)
     if wanted.model.weights == "none":
@@ -65,7 +65,8 @@ def choose_space(data: Prepared, wanted: RunConfig, own: OwnSpace | None = None)
     names = [source.architecture for source in at_hand if _suits(source, side, wanted) if source.architecture]
     if names:
         made_for = "photos" if side > SMALL_SIDE else f"images of {round(side)} px"
-        return _transfer(names, data, given, f"there are pretrained weights that suit {made_for}: {', '.join(names)}")
+        suited = f"there are pretrained weights that suit {made_for}: {', '.join(names)}"
+        return _transfer(names, data, given, wanted, suited)
     reason = "there are no pretrained weights on this machine"
     if at_hand:
         reason = f"no pretrained network on this machine was made for images of about {round(side)} px"
@@ -107,14 +108,17 @@ def _suits(source: WeightsSource, side: float, wanted: RunConfig) -> bool:
     return SMALLEST_RATIO * min(side, 2 * SMALL_SIDE) <= made_for <= LARGEST_RATIO * side
 
 
-def _transfer(names: list[str], data: Prepared, given: frozenset[str], reason: str) -> TransferSpace:
-    chosen = next((name for name in _CHOSEN_BY_TRANSFER if name in given), None)
+def _transfer(names: list[str], data: Prepared, given: frozenset[str], wanted: RunConfig, reason: str) -> TransferSpace:
+    heads_only = wanted.model.freeze == "all"
+    varied = (name for name in _CHOSEN_BY_TRANSFER if not (heads_only and name == "model.freeze"))
+    chosen = next((name for name in varied if name in given), None)
     if chosen is not None:
         raise ConfigError(
             f"{chosen} is what a search on pretrained networks varies. Leave it out, or write a space of your own "
             "(--space FILE)."
         )
-    return TransferSpace(names, len(data.split.train), _policies(data, given), reason)
+    reason = f"{reason}; heads alone, since nothing else shall train" if heads_only else reason
+    return TransferSpace(names, len(data.split.train), _policies(data, given), reason, heads_only)
 
 
 def _policies(data: Prepared, given: frozenset[str]) -> tuple[str, ...]:

@@ -11,27 +11,36 @@ from typing import Any
 import numpy as np
 
 from tintype.errors import RunInterrupted
+from tintype.evaluation.predict import predict
 from tintype.evaluation.selection import Selection, judge_selection
 from tintype.learning import Learnt, trained_inputs
 from tintype.models.weights import load_weights
-from tintype.preparing import Built, Prepared
+from tintype.preparing import Built, Prepared, build
 from tintype.records import EpochRecord
-from tintype.run import TRAINING_IMAGES_EVALUATED, LearntBefore, make_run
+from tintype.run import LearntBefore, make_run
 from tintype.training.fit import Fitted
 from tintype.tuning.book import Entry, choose_winner, facts_of, finalists, mean_key, repeats_of
 from tintype.tuning.budget import FINALISTS
-from tintype.tuning.pace import FORWARD_SHARE, Pace
 from tintype.tuning.score import Failed
 from tintype.tuning.search import CLOSED, ENDED, LATE_SHARE, Search
 from tintype.tuning.storage import Queued
-from tintype.tuning.trainer import Trained
+from tintype.tuning.trainer import Trained, Trainer
 from tintype.watch import Watch
 
 FINAL = "final"
 """Attribute of a study: what became of the winner's last training."""
 
+TRAINING_IMAGES = 2_000
+"""Most training images that the winner classifies: enough to see overfitting, for which two points more or less do."""
+
+TIMED_IMAGES = 64
+"""Images by which it is found out how long classifying takes."""
+
+EXPLAINED = 300
+"""Images that a look inside and the maps of mistakes cost as much as, to classify."""
+
 CLOSING_SECONDS = 4.0
-"""What judging the winner and its report take besides classifying images: shortcuts, maps, a look inside."""
+"""What judging the winner and its report take besides: shortcuts, figures, pages."""
 
 
 @dataclass(frozen=True)
@@ -52,26 +61,38 @@ class Ended:
     note: str
 
 
-def closing_seconds(pace: Pace | None, data: Prepared) -> float:
-    """How long it takes from trained weights to the report.
+def closing_seconds(trainer: Trainer, changes: Mapping[str, Any]) -> float:
+    """How long it takes from trained weights to the report, by the time that some images take.
 
     Args:
-        pace: Of the network; None where nothing trains in steps.
-        data: With the test images.
+        trainer: Of the search.
+        changes: The network's settings, by dotted name.
     """
-    split = data.split
-    images = len(split.test) + len(split.validation) + min(len(split.train), TRAINING_IMAGES_EVALUATED)
-    times = 2 if data.plan.config.model.flip_average else 1
-    return CLOSING_SECONDS + (times * FORWARD_SHARE * pace.per_image * images if pace else 0.0)
+    data = trainer.prepared(changes, with_test=True)
+    built, split = build(data), data.split
+    images = len(split.test) + len(split.validation) + min(len(split.train), TRAINING_IMAGES) + EXPLAINED
+    flip = bool(data.plan.config.model.flip_average)
+    if built.cut is not None and not flip:
+        return CLOSING_SECONDS  # what frozen layers said of all images is at hand
+    timed = split.validation[:TIMED_IMAGES]
+    began = time.monotonic()
+    predict(built.network, data.cache, timed, built.runtime, "validation", flip_average=flip)
+    return CLOSING_SECONDS + (time.monotonic() - began) / len(timed) * images
 
 
 def repeat_finalists(search: Search) -> None:
-    """Train the best candidates again with another seed, with all workers, and wait for all that still train."""
+    """Train the best candidates again with another seed, with all workers, and wait for all that still train.
+
+    One that is alone ahead needs no repeat to be chosen; its time is better spent on its last training.
+    """
     search.ledger.set_attribute(CLOSED, True)
-    search.extra = search.schedule.repeats
+    schedule = search.schedule
+    is_endless = schedule.ends == float("inf")
+    search.until = schedule.ends if is_endless else min(schedule.ends, search.clock.seconds + schedule.repeats)
     entries = search.entries()
+    best = finalists(entries, FINALISTS)
     seed = search.trainer.base.seed + 1
-    for entry in finalists(entries, FINALISTS):
+    for entry in best if len(best) > 1 else ():
         is_there = any(item.role == "repeat" and item.facts.get("repeat_of") == entry.number for item in entries)
         if entry.is_seeded and not is_there:
             asked = {"role": "repeat", "repeat_of": entry.number, "seed": seed, "settings": entry.facts["settings"]}
@@ -132,18 +153,20 @@ def _train_longer(search: Search, winner: Entry) -> Trained | Failed | None:
     """The winner's last training; None where it would be the same again, or there is no time."""
     if not _trains_in_steps(search, winner):
         return None
-    schedule = search.schedule
-    ends = schedule.ends - (search.trainer.slowness - 1) * schedule.closing
+    schedule, trainer = search.schedule, search.trainer
+    # Candidates differ in how long they take to be judged; the time by which the machine is slower is in the winner's.
+    closing = max(schedule.closing * trainer.slowness, closing_seconds(trainer, winner.facts["changes"]))
+    ends = schedule.ends + schedule.closing - closing
 
     def left() -> float:
         return ends - search.clock.seconds
 
     # What the finalists have left over is the winner's as well.
-    seconds = min(left(), schedule.final + schedule.repeats) / search.trainer.lateness
+    seconds = min(left(), schedule.final + schedule.repeats) / trainer.lateness
     if seconds <= winner.facts["seconds"]:
         return None
-    search.trainer.watch.on_message(f"trial {winner.number} is best: its last training, {seconds:.0f} s")
-    return search.trainer.train(
+    trainer.watch.on_message(f"trial {winner.number} is best: its last training, {seconds:.0f} s")
+    return trainer.train(
         winner.facts["settings"], seconds, should_finish=lambda: left() <= 0,
         is_too_late=lambda: left() <= -LATE_SHARE * schedule.ends,
     )  # fmt: skip
@@ -198,7 +221,7 @@ def write_best(search: Search, changes: Mapping[str, Any], again: LearntBefore |
     search.folder.clear_best()
     watch = Watch(on_progress=search.trainer.watch.on_progress)
     try:
-        make_run(data, search.folder.best, watch, time.monotonic(), again)
+        make_run(data, search.folder.best, watch, time.monotonic(), again, TRAINING_IMAGES)
     except (RunInterrupted, KeyboardInterrupt):
         search.folder.clear_best()
         raise

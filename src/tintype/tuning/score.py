@@ -38,7 +38,9 @@ class Failed:
     Attributes:
         cause: Why, in one line.
         is_slow: It was not worth its time, which says something about its settings.
+        needs: Seconds of the shortest training that it could have; 0 where that is not known.
     """
 
     cause: str
     is_slow: bool = False
+    needs: float = 0.0

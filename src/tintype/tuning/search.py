@@ -16,8 +16,8 @@ from tintype.tuning.heads import HeadBatch
 from tintype.tuning.score import Failed, Score
 from tintype.tuning.space import Candidate, Space
 from tintype.tuning.storage import Ledger
-from tintype.tuning.trainer import Trained, Trainer, failure
-from tintype.tuning.transferspace import FINE_TUNING, HEAD
+from tintype.tuning.trainer import SLOW, Trained, Trainer, failure
+from tintype.tuning.transferspace import FINE_TUNING, HEAD, TransferSpace
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -29,7 +29,7 @@ IDLE_BATCHES = 3
 HEADS_SHARE = 0.5
 """Most of the searching time that heads take, where there is something else to try."""
 
-FEATURES_SHARE = 0.3
+FEATURES_SHARE = 0.35
 """Most of the searching time that one set of features takes."""
 
 LATE_SHARE = 0.02
@@ -58,7 +58,7 @@ class Search:
         folder: Where weights are kept.
         wanted: Trials to be finished; None: only time counts.
         after_trial: Called when a trial has ended.
-        extra: Seconds behind the end of the search in which finalists are trained again.
+        until: When the finalists' trainings with other seeds must end; None before it is their turn.
     """
 
     trainer: Trainer
@@ -69,8 +69,9 @@ class Search:
     folder: TuneFolder
     wanted: int | None
     after_trial: Callable[[], None]
-    extra: float = 0.0
+    until: float | None = None
     has_any: bool = False
+    leader: tuple[tuple[float, float], bool] | None = None
     best: tuple[float, float] | None = None
     heads: HeadBatch = field(init=False)
     view_seconds: dict[str, float] = field(default_factory=dict)
@@ -107,14 +108,26 @@ class Search:
 
     def time_left(self) -> float:
         """Seconds for searching, or for training finalists again; all there are while nothing has been trained."""
-        ends = self.schedule.search_ends + self.extra if self.has_any else self.schedule.ends
-        return ends - self.clock.seconds
+        return (self._search_ends() if self.until is None else self.until) - self.clock.seconds
+
+    def _search_ends(self) -> float:
+        """Seconds from the beginning. A head that leads needs no longer training, so its time is for the search."""
+        if not self.has_any:
+            return self.schedule.ends
+        trains_in_steps = self.leader is None or self.leader[1]
+        return self.schedule.search_ends + (0.0 if trains_in_steps else self.schedule.final)
+
+    def _note_leader(self, score: Score, trains_in_steps: bool) -> None:
+        key = score.accuracy, -score.loss
+        self.has_any = True
+        if self.leader is None or key > self.leader[0]:
+            self.leader = key, trains_in_steps
 
     def turn(self) -> None:
         """One trial, or a batch of heads."""
-        if self.space.name != "transfer":
+        if not isinstance(self.space, TransferSpace):
             self.do(self.ledger.ask()[0])
-        elif self._heads_are_next():
+        elif self.space.heads_only or self._heads_are_next():
             self._heads_turn()
         else:
             self.do(self.ledger.ask(fixed={"what": FINE_TUNING})[0])
@@ -140,14 +153,16 @@ class Search:
         left = HEADS_AT_ONCE if self.wanted is None else self.wanted - self._drawn()
         missing = max(0, min(HEADS_AT_ONCE, left) - 1)
         others = self.ledger.ask(missing, fixed=shared) if missing else []
-        batch: list[tuple[Trial, Candidate]] = [(first, candidate)]
-        for trial in others:
-            other = self._drawn_candidate(trial)
-            if other is not None and other.features == candidate.features:
-                batch.append((trial, other))
-            else:  # it had been waiting, and wants something else
+        drawn = [(trial, self._drawn_candidate(trial)) for trial in others]
+        groups: dict[str, list[tuple[Trial, Candidate]]] = {candidate.features: [(first, candidate)]}
+        for trial, other in drawn:
+            if other is not None and other.features:
+                groups.setdefault(other.features, []).append((trial, other))
+        for group in groups.values():
+            self._score_heads(group)
+        for trial, other in drawn:
+            if other is None or not other.features:  # it had been waiting, and is no head
                 self.do(trial)
-        self._score_heads(batch)
 
     def _drawn_candidate(self, trial: Trial) -> Candidate | None:
         """What a trial draws; None for one that was asked for by name."""
@@ -166,12 +181,14 @@ class Search:
 
     def _features_limit(self) -> float:
         """Seconds that one set of features may take."""
-        return FEATURES_SHARE * self.schedule.search_ends
+        return FEATURES_SHARE * self._search_ends()
 
     def _score_heads(self, batch: list[tuple[Trial, Candidate]]) -> None:
         candidates, settings = [item for _, item in batch], batch[0][1].settings
         is_new, began = candidates[0].features not in self.heads.kept, self.clock.seconds
-        limit = min(self._features_limit(), self.time_left()) if is_new else self.time_left()
+        limit, cause = self.time_left(), "the time was up"
+        if is_new and self._features_limit() < limit:
+            limit, cause = self._features_limit(), "its features took too long for this budget"
 
         def is_too_late() -> bool:
             return self.clock.seconds - began > limit
@@ -184,7 +201,7 @@ class Search:
         except RunInterrupted:
             if self.trainer.watch.should_stop():
                 raise
-            scores = [Failed("it took too long for this budget", is_slow=True)] * len(batch)
+            scores = [Failed(cause, is_slow=True)] * len(batch)
         except Exception as error:
             scores = [failure(error)] * len(batch)
         if is_new:  # the heads' own seconds are few beside those of a whole pass
@@ -207,7 +224,7 @@ class Search:
         facts = facts_of(score, len(self.schedule.stages), candidate.settings, self.clock.seconds)
         self.ledger.note(trial, settings=candidate.settings, **{RESULT: {**facts, "spent": score.seconds}})
         self.ledger.tell(trial, score.accuracy)
-        self.has_any = True
+        self._note_leader(score, trains_in_steps=False)
         key = score.accuracy, -score.loss
         if self.best_head is not None and key <= self.best_head:
             return False
@@ -230,7 +247,7 @@ class Search:
 
     def _through_stages(self, trial: Trial, settings: Mapping[str, Any], stages: Sequence[Stage]) -> None:
         """Train in one stage after the other, each anew and longer, until the pruner or the time says no."""
-        spent, trained = 0.0, None
+        spent, trained, slow = 0.0, None, Failed("")
         is_drawn = trial.user_attrs.get("role", "search") == "search"
         self.ledger.note(trial, settings=settings)
         for stage in stages:
@@ -238,13 +255,10 @@ class Search:
                 self.ledger.note(trial, cause=f"no time left for stage {stage.number}")
                 self.ledger.tell(trial, pruned=True)
                 return
-            result = self._train(trial, settings, stage)
-            if (
-                isinstance(result, Failed)
-                and result.is_slow
-                and self.space.name == "transfer"
-                and stage is not stages[-1]
-            ):
+            result = slow if slow.needs > SLOW * stage.seconds else self._train(trial, settings, stage)
+            is_last = stage is stages[-1]
+            if isinstance(result, Failed) and result.is_slow and isinstance(self.space, TransferSpace) and not is_last:
+                slow = result
                 continue  # large networks that know much already begin in a later stage
             if isinstance(result, Failed):
                 self._tell_failed(trial, result)
@@ -259,14 +273,13 @@ class Search:
                 self.ledger.note(trial, cause=f"the time was up in stage {stage.number}")
                 self.ledger.tell(trial, pruned=True)
                 return
-            is_last = stage is stages[-1]
             verdict = self.ledger.report(trial, trained.score.accuracy, stage.resource, judge=is_drawn and not is_last)
             if verdict != "on":
                 self.ledger.tell(trial, pruned=True)
                 return
         assert trained is not None
         self.ledger.tell(trial, trained.score.accuracy)
-        self.has_any = True
+        self._note_leader(trained.score, trained.pace is not None)
         self._say(trial, trained.score)
         self._remember(trial, trained)
 

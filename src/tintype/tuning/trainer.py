@@ -19,7 +19,7 @@ from tintype.records import EpochRecord
 from tintype.runtime import Runtime
 from tintype.training.memory import is_out_of_memory
 from tintype.training.timing import seconds_per_image
-from tintype.tuning.pace import Pace
+from tintype.tuning.pace import FINE_TUNING_STEPS, LEAST_STEPS, Pace
 from tintype.tuning.score import Failed, Score
 from tintype.tuning.threads import Threads
 from tintype.watch import Watch
@@ -129,7 +129,7 @@ class Trainer:
                 raise
             return Failed("the time was up while frozen layers ran", is_slow=True)
         except _TooSlowError as error:
-            return Failed(str(error), is_slow=True)
+            return Failed(str(error), is_slow=True, needs=error.needs)
         except Exception as error:
             return failure(error)
 
@@ -146,7 +146,7 @@ class Trainer:
         if built.plan.config.fit.optimizer != "lbfgs" and built.plan.config.heads is None:
             pace = self.pace(built, data, seconds, watch)
             if pace.least_seconds > SLOW * seconds:
-                raise _TooSlowError(f"too slow: a step takes {pace.per_image * pace.batch_size:.2g} s")
+                raise _TooSlowError(pace)
             settled |= pace.settings(seconds)
             # The recipe depends on the epochs, and what was measured need not be measured again.
             settled |= {"precision": built.plan.config.precision, "fit.micro_batch": built.plan.config.fit.micro_batch}
@@ -188,7 +188,8 @@ class Trainer:
                 self.threads.use(self.threads.most)
             per_image = min(per_image, alone)
         images = len(data.split.train)
-        return Pace(per_image, images, len(data.split.validation), min(config.fit.batch_size, images))
+        least = LEAST_STEPS if config.model.backbone is None else FINE_TUNING_STEPS
+        return Pace(per_image, images, len(data.split.validation), min(config.fit.batch_size, images), least)
 
     def _score(self, built: Built, learnt: Learnt, data: Prepared, pace: Pace | None, started: float) -> Score:
         predictions = learnt.fitted.validation
@@ -222,6 +223,10 @@ class Trainer:
 
 class _TooSlowError(Exception):
     """A candidate does not train in the time that it may take."""
+
+    def __init__(self, pace: Pace) -> None:
+        super().__init__(f"too slow: a step takes {pace.per_image * pace.batch_size:.2g} s")
+        self.needs = pace.least_seconds
 
 
 def _nothing(_record: EpochRecord, _epochs: int) -> None:

@@ -70,12 +70,16 @@ class TransferSpace:
         policies: How training images may be changed, besides not at all; the strongest last, by which the views for
             heads are made. None of them: images are never changed.
         reason: Why this space for these images: one clause, for people.
+        heads_only: Whether backbones stay as they are.
     """
 
     name = "transfer"
 
-    def __init__(self, backbones: Sequence[str], images: int, policies: Sequence[str], reason: str) -> None:
+    def __init__(
+        self, backbones: Sequence[str], images: int, policies: Sequence[str], reason: str, heads_only: bool = False
+    ) -> None:
         assert backbones
+        self.heads_only = heads_only
         self.backbones = tuple(backbones)
         self.policies = tuple(policies)
         self.reason = reason
@@ -86,24 +90,25 @@ class TransferSpace:
 
     def draw(self, trial: optuna.Trial) -> Candidate:
         """Ask the trial for its parameters, and make settings of them."""
-        what = trial.suggest_categorical("what", (HEAD, FINE_TUNING))
+        what = trial.suggest_categorical("what", (HEAD,) if self.heads_only else (HEAD, FINE_TUNING))
         backbone = trial.suggest_categorical("model.backbone", self.backbones)
         return self._head(trial, backbone) if what == HEAD else self._fine_tuning(trial, backbone)
 
     def first(self) -> Sequence[Mapping[str, Any]]:
-        """For each backbone a plain head, one with a hidden layer, and a fine-tuning of all layers."""
+        """For each backbone a plain head and one with a hidden layer; unless frozen, some layers and all of them."""
         return [
             {"model.backbone": backbone, **parameters}
             for backbone in self.backbones
             for parameters in (
                 {"what": HEAD, "fit.views": 1, **_head_start(width=0, dropout=0.0)},
                 {"what": HEAD, "fit.views": 1, **_head_start(width=WIDTHS[-1], dropout=0.4)},
+                {**_fine_tuning_start(SHARES[1]), "augment.policy": "none"},
                 {
-                    "what": FINE_TUNING, "model.depth": SHARES[-1], "fit.optimizer": "adamw",
-                    "adamw.learning_rate": 1e-3, "fit.backbone_rate": 0.1, "fit.layer_decay": 1.0,
-                    "fit.head_epochs": 1, "augment.policy": self.policies[-1] if self.policies else "none",
+                    **_fine_tuning_start(SHARES[-1]),
+                    "augment.policy": self.policies[-1] if self.policies else "none",
                 },
             )
+            if not (self.heads_only and parameters["what"] == FINE_TUNING)
         ]  # fmt: skip
 
     def _head(self, trial: optuna.Trial, backbone: str) -> Candidate:
@@ -156,6 +161,13 @@ class TransferSpace:
 def _head_start(width: int, dropout: float) -> dict[str, Any]:
     return {
         "heads.learning_rate": 3e-3, "heads.weight_decay": 0.1, "heads.width": width, "heads.dropout": dropout,
+    }  # fmt: skip
+
+
+def _fine_tuning_start(share: float) -> dict[str, Any]:
+    return {
+        "what": FINE_TUNING, "model.depth": share, "fit.optimizer": "adamw", "adamw.learning_rate": 1e-3,
+        "fit.backbone_rate": 0.1, "fit.layer_decay": 1.0, "fit.head_epochs": 1,
     }  # fmt: skip
 
 

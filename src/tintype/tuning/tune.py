@@ -31,6 +31,7 @@ from tintype.tuning.space import Space
 from tintype.tuning.storage import Ledger, Queued, open_study
 from tintype.tuning.table import make_table, write_table
 from tintype.tuning.trainer import Trainer
+from tintype.tuning.transferspace import TransferSpace
 from tintype.watch import Watch
 
 REPORT_SECONDS = 10.0
@@ -217,10 +218,12 @@ class _Attempt:
     def __post_init__(self) -> None:
         trainer = Trainer(self.images, self.request.config, self.runtime, self._timed_watch())
         pace, precision = _default_pace(trainer)
-        if self.space.name != "transfer":
+        if not isinstance(self.space, TransferSpace):
             trainer.precision = precision  # to measure it anew would take longer than some candidates train
         full = pace.seconds(trainer.prepared({}).plan.config.fit.epochs or 1) if pace is not None else None
-        self.schedule = self._agreed(make_schedule(self.request.budget, full, closing_seconds(pace, self.data)))
+        usual = [{}, *([_logistic(self.space)] if isinstance(self.space, TransferSpace) else [])]
+        closing = max(closing_seconds(trainer, changes) for changes in usual)
+        self.schedule = self._agreed(make_schedule(self.request.budget, full, closing))
         self.search = Search(
             trainer, self.space, self.ledger, self.schedule, self.clock, self.folder, self.request.trials, self.renew
         )

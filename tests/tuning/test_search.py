@@ -1,0 +1,80 @@
+"""Which time a search takes for what."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tintype.tuning.budget import Clock, make_schedule
+from tintype.tuning.score import Failed, Score
+from tintype.tuning.search import Search
+from tintype.tuning.space import Candidate
+from tintype.tuning.trainer import SLOW
+from tintype.tuning.transferspace import TransferSpace
+from tintype.watch import Watch
+
+
+def score(accuracy: float) -> Score:
+    return Score(accuracy, 1 - accuracy, np.array([True]), 1.0, 10, 1.0, 28)
+
+
+def made(trained: list[Any] | None = None, **ledger: Any) -> Search:
+    now = [0.0]
+    trainer: Any = SimpleNamespace(prepared=None, watch=Watch(), slowness=1.0)
+    trainer.full_size = lambda changes: None
+    trainer.train = lambda changes, seconds, **_: trained.pop(0)(seconds) if trained else None
+    told: Any = SimpleNamespace(trials=list, attributes={}, note=lambda *_, **__: True, **ledger)
+    space = TransferSpace(("resnet20",), 400, (), "they have weights here")
+    schedule = make_schedule(600, None, 20.0)
+    folder: Any = SimpleNamespace()
+    return Search(trainer, space, told, schedule, Clock(0.0, 0.0, lambda: now[0]), folder, None, lambda: None)
+
+
+def test_the_time_of_a_last_training_is_for_the_search_while_a_head_leads() -> None:
+    search = made()
+    assert search.time_left() == search.schedule.ends  # nothing is there yet to be handed over
+    search._note_leader(score(0.8), trains_in_steps=True)
+    assert search.time_left() == search.schedule.search_ends
+    search._note_leader(score(0.9), trains_in_steps=False)
+    assert search.time_left() == search.schedule.search_ends + search.schedule.final
+    search._note_leader(score(0.85), trains_in_steps=True)  # it does not lead
+    assert search.time_left() == search.schedule.search_ends + search.schedule.final
+    search.until = 42.0
+    assert search.time_left() == 42.0
+
+
+def test_what_is_too_slow_for_a_stage_is_not_built_again_for_one_that_is_too_short_as_well() -> None:
+    asked: list[float] = []
+    told: list[dict[str, Any]] = []
+    needs = 0.0
+
+    def too_slow(seconds: float) -> Failed:
+        asked.append(seconds)
+        return Failed("too slow: a step takes 2 s", is_slow=True, needs=needs)
+
+    search = made([too_slow, too_slow, too_slow], tell=lambda trial, **what: told.append(what))
+    search._note_leader(score(0.8), trains_in_steps=True)
+    stages = search.schedule.stages
+    trial: Any = SimpleNamespace(user_attrs={}, number=7)
+    needs = SLOW * stages[1].seconds + 0.1
+    search._through_stages(trial, {}, stages)
+    assert asked == [stages[0].seconds, stages[2].seconds]
+    assert told == [{"pruned": True}]
+
+
+@pytest.mark.parametrize("kinds", [("", "one"), ("two", ""), ("", "")])
+def test_heads_that_were_asked_for_come_before_what_takes_longer(kinds: tuple[str, str]) -> None:
+    done: list[str] = []
+    search = made(ask=lambda count=1, **_: [SimpleNamespace(user_attrs={}, number=0, params={})] * count)
+    candidates = iter(
+        [Candidate({"model.backbone": "resnet20", "fit.views": 1}, "one"), *(Candidate({}, kind) for kind in kinds)]
+    )
+    search.wanted = 3
+    search._drawn_candidate = lambda trial: next(candidates)  # type: ignore[method-assign]
+    search._score_heads = lambda batch: done.append(batch[0][1].features)  # type: ignore[method-assign]
+    search.do = lambda trial: done.append("")  # type: ignore[method-assign]
+    search._heads_turn()
+    assert done == sorted({"one", *kinds} - {""}) + [""] * kinds.count("")
