@@ -1,4 +1,8 @@
-"""The command line as its users run it: a process, its stdout, its stderr, its exit code."""
+"""The command line as its users run it: its stdout, its stderr, its exit code.
+
+``tintype`` starts a process, as a user does. ``tintype_here`` calls the same function in this one, which saves the
+seconds that torch takes to load: for what has been seen to work in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from shapes import make_shapes
 
-from tintype.cli import main
+Here = Callable[..., subprocess.CompletedProcess[str]]
 
 QUICK = ["--epochs", "8", "--image-size", "24", "--device", "cpu", "--set", "threads=1", "--set", "precision=fp32"]
 
@@ -130,12 +135,13 @@ def test_the_run_directory_holds_what_is_promised(trained: tuple[Path, subproces
     assert "no module may be" not in (run / "report.html").read_text()
 
 
-def test_the_config_of_a_run_repeats_it(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_the_config_of_a_run_repeats_it(
+    trained: tuple[Path, subprocess.CompletedProcess[str]], tintype_here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, _ = trained
     run = folder / "runs" / "shapes"
-    result = tintype(
-        "train", "--config", run / "config.toml", "-o", folder / "again", cwd=folder, cache=folder / "cache"
-    )
+    monkeypatch.chdir(folder)
+    result = tintype_here("train", "--config", run / "config.toml", "-o", folder / "again")
     assert result.returncode == 0, result.stderr
     assert (folder / "again" / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
     last = result.stderr.strip().splitlines()[-2:]
@@ -144,13 +150,15 @@ def test_the_config_of_a_run_repeats_it(trained: tuple[Path, subprocess.Complete
     assert (folder / "again" / "report.html").is_file()
 
 
-def test_predict_as_table_json_and_csv(trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+def test_predict_as_table_json_and_csv(
+    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, tintype_here: Here
+) -> None:
     folder, _ = trained
     images = sorted((folder / "shapes" / "circle").iterdir())[:3]
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
     run = folder / "runs" / "shapes"
-    table = tintype("predict", run, *images)
+    table = tintype_here("predict", run, *images)
     assert table.returncode == 0, table.stderr
     assert len(table.stdout.splitlines()) == 3
     as_json = tintype("predict", run, *images, bad, "--json")
@@ -160,7 +168,7 @@ def test_predict_as_table_json_and_csv(trained: tuple[Path, subprocess.Completed
     assert content["classes"] == ["circle", "square"]
     assert [bool(item["error"]) for item in content["predictions"]] == [False, False, False, True]
     assert sum(content["predictions"][0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-    as_csv = tintype("predict", run, folder / "shapes" / "*" / "00*.png", "--csv")
+    as_csv = tintype_here("predict", run, folder / "shapes" / "*" / "00*.png", "--csv")
     rows = list(csv.DictReader(io.StringIO(as_csv.stdout)))
     assert len(rows) == 20
     expected = {Path(item["path"]).name: item["label"] for item in content["predictions"][:3]}
@@ -169,7 +177,7 @@ def test_predict_as_table_json_and_csv(trained: tuple[Path, subprocess.Completed
 
 
 def test_predictions_of_the_predictor_are_those_of_the_run(
-    trained: tuple[Path, subprocess.CompletedProcess[str]],
+    trained: tuple[Path, subprocess.CompletedProcess[str]], tintype_here: Here
 ) -> None:
     """The same image through `predict` and through the run's own evaluation: one decoder, one preprocessing."""
     folder, _ = trained
@@ -177,18 +185,20 @@ def test_predictions_of_the_predictor_are_those_of_the_run(
     with (run / "predictions.csv").open(newline="") as file:
         table = [row for row in csv.DictReader(file) if row["split"] == "test"]
     paths = [folder / "shapes" / row["path"] for row in table]
-    content = json.loads(tintype("predict", run, *paths, "--json").stdout)
+    content = json.loads(tintype_here("predict", run, *paths, "--json").stdout)
     by_name = {Path(item["path"]).as_posix()[-14:]: item["probabilities"]["circle"] for item in content["predictions"]}
     for row in table:
         assert float(row["probability/circle"]) == pytest.approx(by_name[row["path"][-14:]], abs=2e-3)
 
 
 def test_evaluate_on_inverted_images_finds_and_handles_the_polarity(
-    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, tintype_here: Here
 ) -> None:
     folder, _ = trained
     make_shapes(tmp_path / "negatives", 20, seed=5, invert=True)
-    result = tintype("evaluate", folder / "runs" / "shapes", tmp_path / "negatives", "-o", tmp_path / "out", "--json")
+    result = tintype_here(
+        "evaluate", folder / "runs" / "shapes", tmp_path / "negatives", "-o", tmp_path / "out", "--json"
+    )
     assert result.returncode == 0, result.stderr
     content = json.loads(result.stdout)
     assert "polarity" in " ".join(finding["code"] for finding in content["findings"])
@@ -208,22 +218,22 @@ def test_report_is_rebuilt_from_the_directory_without_torch(
     assert (run / "report.html").read_bytes() == before
 
 
-def test_check_as_json_and_table(shapes_folder: Path) -> None:
-    as_json = json.loads(tintype("check", shapes_folder, "--json").stdout)
+def test_check_as_json_and_table(shapes_folder: Path, tintype_here: Here) -> None:
+    as_json = json.loads(tintype_here("check", shapes_folder, "--json").stdout)
     assert sum(map(sum, as_json["summary"]["counts"].values())) == 80
-    table = tintype("check", shapes_folder)
+    table = tintype_here("check", shapes_folder)
     assert "circle" in table.stdout
     assert table.returncode == 0
 
 
-def test_summary_counts_and_lists() -> None:
-    content = json.loads(tintype("summary", "cats_dogs", "--json").stdout)
+def test_summary_counts_and_lists(tintype_here: Here) -> None:
+    content = json.loads(tintype_here("summary", "cats_dogs", "--json").stdout)
     assert content["total_parameters"] == 13_300_033
     assert content["non_trainable_parameters"] == 384
     assert sum(row["parameters"] for row in content["layers"]) == 13_300_033
-    listed = tintype("summary", "--list").stdout.split()
+    listed = tintype_here("summary", "--list").stdout.split()
     assert {"cats_dogs", "resnet20", "mnist_convnet"} <= set(listed)
-    table = tintype("summary", "mnist_convnet", "--image-size", "28", "--classes", "10").stdout
+    table = tintype_here("summary", "mnist_convnet", "--image-size", "28", "--classes", "10").stdout
     assert "29,034" in table
 
 
@@ -251,37 +261,34 @@ def test_summary_counts_and_lists() -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
-    arguments: list[str],
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tintype_here: Here
 ) -> None:
-    """In this process, since starting one for each would take most of a minute."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["tintype", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    said = capsys.readouterr()
-    assert ended.value.code == 2, said.err
-    lines = said.err.strip().splitlines()
-    assert len(lines) == 1, said.err
+    ended = tintype_here(*arguments)
+    assert ended.returncode == 2, ended.stderr
+    lines = ended.stderr.strip().splitlines()
+    assert len(lines) == 1, ended.stderr
     assert words in lines[0]
-    assert said.out == ""
+    assert ended.stdout == ""
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_unknown_network_is_met_before_any_work(shapes_folder: Path, tmp_path: Path) -> None:
-    result = tintype("train", shapes_folder, "--model", "resnet21", "--json", cwd=tmp_path)
+def test_an_unknown_network_is_met_before_any_work(
+    shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tintype_here: Here
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = tintype_here("train", shapes_folder, "--model", "resnet21", "--json")
     assert result.returncode == 2
     assert "resnet20" in result.stderr
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_output_in_the_way_is_refused_and_left_alone(shapes_folder: Path, tmp_path: Path) -> None:
+def test_an_output_in_the_way_is_refused_and_left_alone(
+    shapes_folder: Path, tmp_path: Path, tintype_here: Here
+) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    result = tintype("train", shapes_folder, "-o", tmp_path / "mine")
+    result = tintype_here("train", shapes_folder, "-o", tmp_path / "mine")
     assert result.returncode == 2
     assert "exists already and is not empty" in result.stderr
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]

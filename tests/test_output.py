@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tintype.output import Style, write_labels
-from tintype.serving.predictor import Label
+from tintype.serving.labels import Label
 
 CLASSES = ("cat", "dog", "fox")
 LABELS = (

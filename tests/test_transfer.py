@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -195,9 +196,11 @@ def tintype(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment})
 
 
-def test_the_command_line_trains_and_imports(shapes: Path, tmp_path: Path, pretrained: str) -> None:
+def test_the_command_line_trains_and_imports(
+    shapes: Path, tmp_path: Path, pretrained: str, tintype_here: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     torch.save({"state_dict": load_file(pretrained)}, tmp_path / "theirs.pth")
-    done = tintype(
+    done = tintype_here(
         "import", str(tmp_path / "theirs.pth"), "-o", str(tmp_path / "mine.safetensors"), "--backbone", "resnet20",
         "--mean", "0.5,0.5,0.5", "--std", "0.3,0.3,0.3", "--image-size", "32",
     )  # fmt: skip

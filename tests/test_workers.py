@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,10 @@ def history(photos: Path, output: str) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
-def test_two_workers_end_as_one_process_does(photos: Path) -> None:
-    one = tintype(photos, "one")
+def test_two_workers_end_as_one_process_does(
+    photos: Path, tintype_here: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    one = tintype_here(*command(photos, "one")[3:])
     two = tintype(photos, "two", "--workers", "2")
     assert one.returncode == two.returncode == 0, two.stderr
     for alone, together in zip(history(photos, "one"), history(photos, "two"), strict=True):

@@ -10,17 +10,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tintype.api import check, demo, evaluate, load, predict, report, resume, summary, train, tune
+    from tintype.api import check, demo, evaluate, export, report, resume, summary, train, tune
     from tintype.errors import TintypeError
     from tintype.records import Evaluation, Finding, Interval
+    from tintype.serving.predictor import load, predict
+    from tintype.serving.server.start import serve
 
 __version__ = "0.1.0"
 __all__ = [
     "Evaluation", "Finding", "Interval", "TintypeError", "check", "compare", "demo", "diagnose", "embed", "evaluate",
-    "load", "predict", "report", "resume", "resume_tune", "study", "summary", "train", "tune",
+    "export", "load", "predict", "report", "resume", "resume_tune", "serve", "study", "summary", "train", "tune",
 ]  # fmt: skip
 
-_HOMES = {"TintypeError": "errors", "Evaluation": "records", "Finding": "records", "Interval": "records"}
+_HOMES = {
+    "TintypeError": "errors", "Evaluation": "records", "Finding": "records", "Interval": "records",
+    "load": "serving.predictor", "predict": "serving.predictor", "serve": "serving.server.start",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +28,14 @@ from tintype.records import Finding, ModelSummary
 from tintype.report import rewrite_report
 from tintype.run import Run, resume_run, start_run
 from tintype.rundir import RunDir, sort_findings
-from tintype.serving.predictor import Label, Predictor
+from tintype.serving.predictor import load as load  # these two import no torch for an export
+from tintype.serving.predictor import predict as predict
+from tintype.serving.server.start import serve as serve
 from tintype.studies import StudyResult, compare_settings, load_study, run_study
 from tintype.watch import Watch
 
 if TYPE_CHECKING:
+    from tintype.serving.export import ExportReport
     from tintype.tuning.tune import Tuned
 
 StrPath = str | Path
@@ -307,38 +310,6 @@ def diagnose(run: StrPath) -> list[Finding]:
     return _diagnose(read_facts(RunDir(Path(run))))
 
 
-def load(run: StrPath, *, device: str = "auto") -> Predictor:
-    """Load a finished run for labelling images: ``load("runs/photos").predict("cat.jpg")``."""
-    return Predictor(run, device)
-
-
-def predict(
-    run: StrPath,
-    paths: StrPath | Iterable[StrPath],
-    *,
-    explain: StrPath | None = None,
-    answer_all: bool = False,
-    device: str = "auto",
-    watch: Watch = Watch(),
-) -> list[Label]:
-    """Label files, folders and globs with a finished run.
-
-    Args:
-        run: The run directory.
-        paths: The images.
-        explain: A folder for pictures of where the model looked, one an image.
-        answer_all: Call every answer sure, also those below the model's threshold.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        watch: Progress.
-
-    Raises:
-        TintypeError: With one line that says what is wrong and what to do.
-    """
-    chosen = [paths] if isinstance(paths, str | Path) else list(paths)
-    predictor = load(run, device=device)
-    return list(predictor.predict_many(chosen, watch.on_progress, explain=explain, answer_all=answer_all))
-
-
 def report(run: StrPath) -> Path:
     """Rebuild the report of a run, evaluation, map, study, search or comparison from its directory alone."""
     return rewrite_report(Path(run))
@@ -436,3 +407,29 @@ def _channels(color: str) -> int:
     if color not in ("grey", "rgb"):
         raise ConfigError(f"color must be grey or rgb. Got {color!r}.")
     return 1 if color == "grey" else 3
+
+
+def export(
+    run: StrPath,
+    *,
+    output: StrPath | None = None,
+    int8: bool = False,
+    torch_program: bool = False,
+    watch: Watch = Watch(),
+) -> ExportReport:
+    """Write a finished run's model as ONNX, with everything from the resize to the calibration inside, and verify it.
+
+    Args:
+        run: The run directory.
+        output: The export directory; ``export`` inside the run directory by default. An earlier export is replaced.
+        int8: Write a quantised model, too, and measure what it costs.
+        torch_program: Write a ``torch.export`` program, too.
+        watch: Progress and messages.
+
+    Raises:
+        TintypeError: With one line that says what is wrong and what to do; nothing is then written.
+    """
+    from tintype.serving.export import export_run
+
+    folder = None if output is None else Path(output)
+    return export_run(RunDir(Path(run)), folder, int8=int8, torch_program=torch_program, watch=watch)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,9 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from tintype.records import DataSummary, EpochRecord, Evaluation, Finding, ModelSummary
-from tintype.report.studyfile import PointRow, StudyTable, failures
-from tintype.report.tunefile import TuneTable
 from tintype.watch import Watch
+
+if TYPE_CHECKING:
+    from tintype.report.studyfile import PointRow, StudyTable  # reports take half a second to import
+    from tintype.report.tunefile import TuneTable
 
 SIGNS = {"critical": "[bold red]✗[/]", "warning": "[yellow]![/]", "info": "[blue]i[/]"}
 SHOWN_TRIALS = 8
@@ -184,6 +187,8 @@ def show_summary(summary: ModelSummary) -> None:
 
 def show_study(table: StudyTable) -> None:
     """Print a study's table: accuracy with its interval, the difference to the reference, and the cost."""
+    from tintype.report.studyfile import failures
+
     console = stdout_console()
     columns = [
         ("", "left"), (f"{table.split} accuracy", "right"), ("95 % interval", "right"), ("loss", "right"),

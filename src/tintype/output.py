@@ -7,10 +7,10 @@ import heapq
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import Literal, TextIO
 
-if TYPE_CHECKING:
-    from tintype.serving.predictor import Label
+from tintype.serving.labelfile import header, row, writable
+from tintype.serving.labels import Label
 
 Style = Literal["table", "json", "csv"]
 PATH_WIDTH = 48
@@ -67,13 +67,13 @@ def _write_table(labels: Iterable[Label], classes: Sequence[str], stream: TextIO
     for label in labels:
         path = label.path if len(label.path) <= PATH_WIDTH else "…" + label.path[1 - PATH_WIDTH :]
         if label.error:
-            words = f"unreadable: {_safe(label.error)}"
+            words = f"unreadable: {writable(label.error)}"
         elif label.sure:
             words = f"{label.label:<{width}}  {label.probability:>6.1%}"
         else:
             words = f"not sure ({label.label} {label.probability:.1%})"
         others = ", ".join(f"{name} {probability:.1%}" for name, probability in _most_probable(label, top)[1:])
-        parts = [f"{_safe(path):<{PATH_WIDTH}}", words, others and f"({others})", _safe(label.explanation)]
+        parts = [f"{writable(path):<{PATH_WIDTH}}", words, others and f"({others})", writable(label.explanation)]
         stream.write("  ".join(part for part in parts if part) + "\n")
 
 
@@ -87,19 +87,9 @@ def _write_json(labels: Iterable[Label], classes: Sequence[str], stream: TextIO,
 
 def _write_csv(labels: Iterable[Label], classes: Sequence[str], stream: TextIO) -> None:
     writer = csv.writer(stream)
-    columns = (f"probability/{name}" for name in classes)
-    writer.writerow(["path", "label", "probability", "sure", *columns, "explanation", "error"])
-    for label in labels:
-        row = [f"{label.probabilities[name]:.7g}" if not label.error else "" for name in classes]
-        shown = "" if label.error else f"{label.probability:.7g}"
-        sure = "true" if label.sure else "false"
-        writer.writerow([_safe(label.path), label.label, shown, sure, *row, _safe(label.explanation), label.error])
+    writer.writerow(header(classes))
+    writer.writerows(row(label, classes) for label in labels)
 
 
 def _most_probable(label: Label, top: int) -> list[tuple[str, float]]:
     return heapq.nlargest(top, label.probabilities.items(), key=lambda item: item[1])
-
-
-def _safe(text: str) -> str:
-    """Text that any stream can write: bytes of a file name that are no UTF-8 are shown as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -11,12 +11,12 @@ from sklearn.naive_bayes import GaussianNB
 
 from tintype.errors import DataError
 from tintype.evaluation.calibration import (
-    apply_temperature,
     calibration_difference,
     fit_temperature,
     measure_reliability,
 )
 from tintype.evaluation.metrics import evaluate
+from tintype.evaluation.temperature import apply_temperature
 from tintype.records import Predictions
 
 

@@ -51,15 +51,15 @@ class MapOf(nn.Module):
 def test_values_stay(name: str, arguments: dict[str, str], side: int, convolutions: int) -> None:
     network = MapOf(name, **arguments).eval()
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(2))
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     quick = fused(network, "fp32")
     assert sum(isinstance(part, FusedConv) for part in quick.modules()) == convolutions
     with torch.inference_mode():
         expected = network(images)
         torch.testing.assert_close(quick(images), expected, rtol=1e-3, atol=2e-4 * float(expected.abs().max()))
-    again = MapOf(name, **arguments).eval().state_dict()
-    assert all(torch.equal(tensor, again[key]) for key, tensor in network.state_dict().items()), (
-        "the network is as it was"
-    )
+    after = network.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in after.items()), "the network is as it was"
 
 
 def test_bf16_is_as_close_as_autocast_is() -> None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from tintype.config import ModelConfig
 from tintype.data.decode import Geometry, decode_image
-from tintype.errors import DataError, RunError, TintypeError
+from tintype.errors import ConfigError, DataError, MissingDependencyError, RunError, TintypeError
 from tintype.evaluation.attention import attention_maps
 from tintype.evaluation.overlay import side_by_side
 from tintype.models.build import build_network
 from tintype.records import ImageStatistics
 from tintype.rundir import RunDir
+from tintype.serving import exported, predictor
 from tintype.serving.model import Model, load_model, save_model
-from tintype.serving.predictor import Predictor
+from tintype.serving.predictor import Predictor, predict
+from tintype.serving.run_classifier import RunClassifier
 
 STATISTICS = ImageStatistics(10, 90.0, 40.0, 60.0, 100.0, 0.1, 0.0, 24.0, 24.0)
 
@@ -76,6 +81,111 @@ def test_single_mistakes_are_one_line(run: RunDir, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=path.name) as caught:
             predictor.predict(path)
         assert "\n" not in str(caught.value)
+
+
+def test_an_image_may_be_a_file_its_content_or_its_pixels(run: RunDir, shapes_folder: Path) -> None:
+    path = shapes_folder / "circle" / "000.png"
+    predictor = Predictor(run.path, "cpu")
+    from_file = predictor.predict(path)
+    for image in (str(path), path.read_bytes(), np.asarray(Image.open(path))):
+        assert predictor.predict(image).probabilities == from_file.probabilities
+    with pytest.raises(DataError, match="image cannot be read: not a readable image"):
+        predictor.predict(b"no image")
+
+
+def test_progress_knows_the_total_as_soon_as_it_is_counted(
+    run: RunDir, shapes_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    found = Predictor(run.path, "cpu").predict_many([shapes_folder], lambda *given: told.append(given))
+    assert next(found).path
+    deadline = time.monotonic() + 20
+    while told[-1][2] == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+        next(found)
+    assert told[-1][2] == 80
+    left = sum(1 for _ in found)
+    assert told[-1] == ("labelling images", 80, 80)
+    assert [done for _, done, _ in told] == list(range(1, 81))
+    assert left <= 79
+
+
+class FakeExport:
+    """Stands for an exported model and notes which file it was opened from."""
+
+    classes = ("circle", "square")
+    geometry = Geometry(24, 3, "stretch")
+    statistics = STATISTICS
+    threshold = 0.0
+    max_megapixels = 89.0
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        assert threads
+        self.path = path / "model.onnx" if path.is_dir() else path
+        self.facts = {
+            "weights": hashlib.sha256(Path(self.path.parents[1], "model.safetensors").read_bytes()).hexdigest()
+        }
+
+    def probabilities(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.tile(np.array([[0.25, 0.75]], np.float32), (len(images_NHWC), 1))
+
+    def maps(self, images_NHWC: NDArray[np.uint8], classes_N: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        return None
+
+
+@pytest.fixture
+def export(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The run's export, without maps, on a machine without a GPU."""
+    monkeypatch.setattr(exported, "Exported", FakeExport)
+    monkeypatch.setattr(predictor, "_GPU_DEVICES", ())
+    (run / "export").mkdir()
+    (run / "export" / "model.onnx").write_bytes(b"model")
+    return run / "export"
+
+
+def test_an_exported_run_is_used_by_its_export(run: RunDir, export: Path, shapes_folder: Path) -> None:
+    whole = Predictor(run.path)
+    assert whole.source == export
+    assert isinstance(whole.classifier, FakeExport)
+    (label,) = predict(run.path, shapes_folder / "circle" / "000.png")
+    assert (label.label, label.probability) == ("square", 0.75)
+    (export / "maps.onnx").touch()
+    assert Predictor(run.path, needs_maps=True).source == export
+
+
+def test_an_exported_run_is_used_itself_where_its_export_will_not_do(
+    run: RunDir, export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(Predictor(run.path, "cpu").classifier, RunClassifier)
+    assert isinstance(Predictor(run.path, needs_maps=True).classifier, RunClassifier)
+    monkeypatch.setattr(predictor, "_GPU_DEVICES", (str(run.path),))
+    assert isinstance(Predictor(run.path).classifier, RunClassifier)
+
+    def missing(path: Path, threads: int) -> None:
+        raise MissingDependencyError("an export needs a library")
+
+    monkeypatch.setattr(predictor, "_GPU_DEVICES", ())
+    monkeypatch.setattr(exported, "Exported", missing)
+    assert Predictor(run.path).source == run.path
+    with pytest.raises(MissingDependencyError):
+        Predictor(export)
+
+
+def test_an_export_is_named_by_its_folder_or_its_file(run: RunDir, export: Path) -> None:
+    for path in (export, export / "model.onnx"):
+        found = Predictor(path)
+        assert isinstance(found.classifier, FakeExport)
+        assert (found.source, found.classifier.path) == (path, export / "model.onnx")
+    with pytest.raises(ConfigError, match="Leave --device out"):
+        Predictor(export, "cpu")
+
+
+def test_a_model_is_told_by_its_weights_whoever_computes(run: RunDir, export: Path) -> None:
+    by_run, by_export = Predictor(run.path, "cpu").model_hash(), Predictor(run.path).model_hash()
+    assert by_run == by_export == Predictor(export).model_hash()
+    assert len(by_run) == 12
+    (export / "model-int8.onnx").write_bytes(b"quantised")
+    assert Predictor(export / "model-int8.onnx").model_hash() != by_run
 
 
 def test_hostile_and_foreign_weights_are_refused(run: RunDir) -> None:

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import typer
 
-from tintype.cli import compare, diagnose, embed, judge, study, train, tune, use
+from tintype.cli import compare, diagnose, embed, judge, serve, ship, study, train, tune, use
 from tintype.cli.ranks import INTERRUPTED
 from tintype.ranks.torchrun import rank_of_process
 
@@ -31,7 +31,7 @@ app = typer.Typer(
 # The order of `tintype --help`.
 for verb in (
     train.demo, train.train, tune.tune, study.study, judge.check, judge.evaluate, compare.compare, diagnose.diagnose,
-    embed.embed, use.predict, use.summary, use.report,
+    embed.embed, use.predict, ship.export, serve.serve, use.summary, use.report,
 ):  # fmt: skip
     app.command()(verb)
 app.command(name="import")(use.import_)

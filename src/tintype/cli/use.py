@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tintype.cli.options import AsJson, Cut, Depth, Device, Freeze, Head, ImageSize, RunPath
 from tintype.cli.telling import fail, print_json
 
-if TYPE_CHECKING:
-    from tintype.output import Style
-
-
 EXPLAINED = Path("explained")
 """Where the pictures of ``--explain`` go unless ``--explain-to`` says something else."""
 
 
 def predict(
-    run: RunPath,
-    paths: Annotated[list[str], typer.Argument(help="image files, folders or globs")],
+    run: Annotated[Path, typer.Argument(help="run directory, export directory or .onnx file")],
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="image files, folders or globs; - is one image on standard input")
+    ] = None,
+    files_from: Annotated[
+        str | None, typer.Option(help="a list of image files, one a line or as find -print0 writes it; - reads it")
+    ] = None,
+    watch: Annotated[Path | None, typer.Option(help="label what appears in this folder, as it appears")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="CSV to add to; images that are in it are not labelled again")
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help=f"show where the model looks: pictures in {EXPLAINED}/")
     ] = False,
@@ -32,32 +36,16 @@ def predict(
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
-    """Label images with a finished RUN."""
-    from tintype.console import Display
+    """Label images with a finished RUN or what was exported of it."""
+    from tintype.cli.predicting import Wanted, label_images
 
-    display = Display(quiet=as_json)
-    folder = explain_to or (EXPLAINED if explain else None)
-    with display.watching() as watch:
-        from tintype import api
-        from tintype.output import write_labels
-
-        predictor = api.load(run, device=device or "auto")
-        labels = predictor.predict_many(paths, watch.on_progress, explain=folder, answer_all=answer_all)
-        style: Style = "json" if as_json else "csv" if as_csv else "table"
-        tally = write_labels(labels, predictor.classes, style, sys.stdout, top=top)
-    if tally.unsure:
-        display.on_message(
-            f"not sure of {tally.unsure:,} of {_images(tally.images)}: less probable than "
-            f"{predictor.model.threshold:.1%}, the threshold of this model; --answer-all turns it off"
+    label_images(
+        Wanted(
+            run, tuple(paths or ()), files_from=files_from, watched=watch, output=output,
+            explain_to=explain_to or (EXPLAINED if explain else None), answer_all=answer_all, top=top,
+            style="json" if as_json else "csv" if as_csv else "table", device=device or "auto",
         )
-    if folder is not None and tally.images > tally.failed:
-        display.on_message(f"{folder}: where the model looked, {_images(tally.images - tally.failed)}")
-    if tally.failed:
-        fail(f"{_images(tally.failed)} could not be read; see the output for the reasons.")
-
-
-def _images(number: int) -> str:
-    return "1 image" if number == 1 else f"{number:,} images"
+    )  # fmt: skip
 
 
 def import_(

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,10 +44,12 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from tintype.config import DataConfig
 from tintype.data.formats import SNIFFED_BYTES, describe, sniff
 from tintype.data.pixels import TURNS, Box, Geometry, as_mode, shaped
 from tintype.errors import DataError
+
+if TYPE_CHECKING:
+    from tintype.config import DataConfig  # pydantic takes longer to import than an image to label
 
 __all__ = [
     "DECODE_VERSION",

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from tintype.data.formats import IMAGE_EXTENSIONS, SNIFFED_BYTES, extension, is_junk, sniff
 from tintype.data.index import (
     NO_SPLIT,
     SPLIT_IDS,
@@ -20,11 +18,9 @@ from tintype.data.index import (
     shown,
     split_named,
 )
+from tintype.data.walk import FolderKey, entries_of, folder_key, is_folder, is_image, leads_back, walk_images
 from tintype.errors import DataError
 from tintype.records import SPLITS, SplitName
-
-FolderKey = tuple[int, int]
-"""Device and inode: the identity of a folder whatever the links that lead to it."""
 
 
 @dataclass
@@ -66,82 +62,6 @@ def read_folder(root: Path) -> ImageIndex:
     return _index(root, found, list(splits.values()), notes)
 
 
-def walk_images(root: Path, relative: str = "", closed: frozenset[FolderKey] = frozenset()) -> list[str]:
-    """Every image below a folder, as sorted paths relative to ``root``.
-
-    Links are followed, but no folder is entered twice and none that lies above, so a loop of links adds nothing.
-
-    Args:
-        root: Where relative paths start.
-        relative: The folder below ``root`` to walk, ending in ``/`` unless it is empty.
-        closed: Folders that must not be entered through a link.
-    """
-    images: list[str] = []
-    seen: set[FolderKey] = set()
-    starts = [relative]
-    while starts:
-        # Links wait here until every real folder has been seen, so that what is found does not depend on the order
-        # in which the disk lists them.
-        start = starts.pop(0)
-        pending = [] if start != relative and _leads_back(root / start, closed) else [start]
-        while pending:
-            prefix = pending.pop()
-            key = _key(root / prefix)
-            if key in seen:
-                continue
-            seen.add(key)
-            for entry in _entries(root / prefix):
-                if _is_folder(entry):
-                    (starts if entry.is_symlink() else pending).append(f"{prefix}{entry.name}/")
-                elif is_image(entry):
-                    images.append(prefix + entry.name)
-        starts.sort()
-    images.sort()
-    return images
-
-
-def is_image(entry: os.DirEntry[str]) -> bool:
-    """True for files with an image's extension, and for files without any extension that begin as an image.
-
-    A broken link with an image's extension counts: its owner is told of it when it cannot be read.
-    """
-    suffix = extension(entry.name)
-    if suffix:
-        return suffix in IMAGE_EXTENSIONS and (_is_file(entry) or entry.is_symlink())
-    return _is_file(entry) and begins_as_image(entry.path)
-
-
-def begins_as_image(path: str | Path) -> bool:
-    """Look at a file's first bytes."""
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123 - may be a plain string from scandir
-            return sniff(file.read(SNIFFED_BYTES)) is not None
-    except OSError:
-        return False
-
-
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if not is_junk(entry.name))
-    except OSError as error:
-        raise DataError(f"cannot read the folder {shown(folder)}: {error.strerror}.") from None
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:
-        return False
-
-
 def _holds_runs(entry: os.DirEntry[str]) -> bool:
     """True for the ``runs/`` that training inside the data folder leaves there; it is no class."""
     return entry.name == "runs" and any(Path(entry.path).glob("*/config.toml"))
@@ -150,25 +70,10 @@ def _holds_runs(entry: os.DirEntry[str]) -> bool:
 def _folders(root: Path, relative: str = "") -> list[str]:
     """The visible folders directly below one, naturally sorted, without links that lead back above and earlier runs."""
     folder = root / relative
-    entries = [entry for entry in _entries(folder) if _is_folder(entry) and not _holds_runs(entry)]
+    entries = [entry for entry in entries_of(folder) if is_folder(entry) and not _holds_runs(entry)]
     return natural_sorted(
-        entry.name for entry in entries if not (entry.is_symlink() and _leads_back(folder / entry.name, frozenset()))
+        entry.name for entry in entries if not (entry.is_symlink() and leads_back(folder / entry.name, frozenset()))
     )
-
-
-def _leads_back(link: Path, closed: frozenset[FolderKey]) -> bool:
-    """True for a link to a closed folder or to a folder that the link itself lies in."""
-    key = _key(link)
-    home = link.parent.resolve()
-    return key in closed or any(_key(parent) == key for parent in (home, *home.parents))
-
-
-def _key(path: Path) -> FolderKey:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise DataError(f"cannot read the folder {shown(path)}: {error.strerror}.") from None
-    return status.st_dev, status.st_ino
 
 
 def _split_folders(root: Path, tops: list[str]) -> dict[SplitName, str]:
@@ -198,7 +103,7 @@ def _in_splits(root: Path, splits: dict[SplitName, str], notes: list[str]) -> li
             _refuse_loose(root, folder, names)
             found += [_ClassFolder(split, f"{folder}/{name}", name) for name in names]
             continue
-        loose = sum(1 for entry in _entries(root / folder) if is_image(entry))
+        loose = sum(1 for entry in entries_of(root / folder) if is_image(entry))
         if loose:
             notes.append(f"{counted(loose, 'image')} in {shown(folder)}/ without class folders left out")
     return found
@@ -208,19 +113,19 @@ def _closed(root: Path, splits: dict[SplitName, str], found: list[_ClassFolder])
     """Folders that links inside a class folder must not enter; two classes in one folder are refused."""
     owners: dict[tuple[SplitName | None, FolderKey], _ClassFolder] = {}
     for item in found:
-        other = owners.setdefault((item.split, _key(root / item.folder)), item)
+        other = owners.setdefault((item.split, folder_key(root / item.folder)), item)
         if other is not item:
             raise DataError(
                 f"{shown(other.folder)} and {shown(item.folder)} in {shown(root)} are one folder by a link, so their "
                 "images would have two labels. Remove the link."
             )
     classes = frozenset(key for _, key in owners)
-    return classes | {_key(root)} | {_key(root / name) for name in splits.values()}
+    return classes | {folder_key(root)} | {folder_key(root / name) for name in splits.values()}
 
 
 def _refuse_loose(root: Path, relative: str, folders: list[str]) -> None:
     folder = root / relative
-    entries = [entry for entry in _entries(folder) if not _is_folder(entry)]
+    entries = [entry for entry in entries_of(folder) if not is_folder(entry)]
     loose = natural_sorted(entry.name for entry in entries if is_image(entry))
     if not loose:
         return

@@ -6,12 +6,15 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.config import SourceKind
 from tintype.records import SPLITS, SplitName
+
+if TYPE_CHECKING:
+    from tintype.config import SourceKind  # pydantic takes longer to import than an image to label
 
 UNLABELLED = -1
 NO_SPLIT = -1

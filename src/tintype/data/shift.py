@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.data.cache import ImageCache
-from tintype.data.kept import kept_figures
 from tintype.records import Finding, ImageStatistics, Shift
+
+if TYPE_CHECKING:
+    from tintype.data.cache import ImageCache  # with all of its room; labelling one image needs none of it
 
 POLARITY_SHARE = 0.8
 """Share of one polarity from which on a set is said to have it."""
@@ -77,6 +77,8 @@ def image_statistics(cache: ImageCache, indices: NDArray[np.int64]) -> ImageStat
         cache: The images.
         indices: Positions in the index; unusable ones are passed over. At least one has to be usable.
     """
+    from tintype.data.kept import kept_figures
+
     usable = indices[cache.usable[indices]]
     assert len(usable), "no usable image to measure"
     sample = min(_SAMPLE, max(_LEAST_SAMPLE, _SAMPLE_PIXELS // cache.geometry.size**2))
@@ -233,6 +235,8 @@ def dark_on_light(images_NHWC: NDArray[np.uint8]) -> NDArray[np.float64]:
 def _grey(images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
     if images_NHWC.shape[3] == 1:
         return images_NHWC[..., 0].astype(np.float32)
+    import cv2  # a tenth of a second, for grey images kept in colour alone
+
     return np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images_NHWC]).astype(np.float32)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,10 +11,11 @@ import numpy as np
 
 from tintype.config import DataConfig, SourceKind
 from tintype.data.arrays import idx_files, read_idx_folder, read_npz
-from tintype.data.folders import begins_as_image, read_folder, walk_images
-from tintype.data.formats import IMAGE_EXTENSIONS, extension
-from tintype.data.index import NO_SPLIT, UNLABELLED, ImageIndex, counted, listed, natural_sorted, shown
+from tintype.data.folders import read_folder
+from tintype.data.formats import IMAGE_EXTENSIONS
+from tintype.data.index import NO_SPLIT, UNLABELLED, ImageIndex, counted, listed, shown
 from tintype.data.manifests import MANIFEST_NAMES, read_manifest
+from tintype.data.paths import find_images
 from tintype.errors import DataError
 
 __all__ = ["ImageIndex", "index_paths", "read_index", "relabel", "with_classes"]
@@ -78,25 +78,18 @@ def with_classes(index: ImageIndex, classes: Sequence[str]) -> ImageIndex:
 
 
 def index_paths(paths: Sequence[str | Path]) -> ImageIndex:
-    """List unlabelled images: files, folders with everything below them, and glob patterns.
-
-    Identifiers are the paths as given (for folders and patterns, what they led to), relative to the current
-    folder. A file that is named explicitly is taken whatever its name says; doubles are dropped.
+    """List unlabelled images; see :func:`tintype.data.paths.find_images`.
 
     Raises:
         DataError: A path does not exist, a pattern or folder holds no images, or it is a web address.
     """
-    found: dict[str, None] = {}
-    for given in paths:
-        found.update(dict.fromkeys(_images_at(str(given))))
-    if not found:
-        raise DataError("no images were named. Give image files, folders or patterns such as 'photos/*.jpg'.")
+    found = tuple(find_images(paths))
     n = len(found)
     return ImageIndex(
         kind="folder",
         root=Path(),
         classes=(),
-        paths=tuple(found),
+        paths=found,
         labels=np.full(n, UNLABELLED, dtype=np.int64),
         given_split=np.full(n, NO_SPLIT, dtype=np.int8),
         groups=None,
@@ -192,27 +185,3 @@ def _check_classes(index: ImageIndex, minimum_classes: int) -> None:
             f"{shown(index.root)} has {counted(len(index.classes), 'class')}{names}. A classifier needs at least "
             f"{minimum_classes}.{hint}"
         )
-
-
-def _images_at(given: str) -> list[str]:
-    if given.startswith(("http://", "https://", "ftp://", "s3://", "gs://")):
-        raise DataError(f"{shown(given)} is a web address, and tintype fetches nothing. Download it first.")
-    path = Path(given).expanduser()
-    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises on names too long
-        images = [(path / name).as_posix() for name in walk_images(path)]
-        if not images:
-            raise DataError(f"{shown(given)} holds no images.")
-        return images
-    if os.path.lexists(path):
-        return [path.as_posix()]
-    matches = natural_sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(given) else []  # noqa: PTH207
-    images = []
-    for match in matches:
-        if Path(match).is_dir():
-            images += [(Path(match) / name).as_posix() for name in walk_images(Path(match))]
-        elif extension(match) in IMAGE_EXTENSIONS or (not extension(match) and begins_as_image(match)):
-            images.append(Path(match).as_posix())
-    if not images:
-        fact = f"{shown(given)} matches no images" if glob.has_magic(given) else f"there is no {shown(given)}"
-        raise DataError(f"{fact}. Give image files, folders or patterns such as 'photos/*.jpg'.")
-    return images

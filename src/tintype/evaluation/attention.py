@@ -90,6 +90,14 @@ def attention_maps(
     where = place or find_place(network, images_NCHW[0])
     if isinstance(where, NoMap):
         return where
+    maps_Nhw = class_maps(network, images_NCHW, torch.from_numpy(classes_N).to(images_NCHW.device), where)
+    if isinstance(maps_Nhw, NoMap):
+        return maps_Nhw
+    return np.asarray(maps_Nhw.cpu().numpy(), dtype=np.float32)
+
+
+def class_maps(network: Network, images_NCHW: Tensor, classes_N: Tensor, place: MapPlace) -> Tensor | NoMap:
+    """:func:`attention_maps` of a place that is known, from tensors to a tensor, so that it can be traced."""
     caught: list[Tensor] = []
 
     def catch(tensor: Tensor) -> Tensor:
@@ -98,13 +106,13 @@ def attention_maps(
         torch.set_grad_enabled(True)
         return caught[-1].clone()
 
-    with _in_inference(network), torch.no_grad(), _replacing(network, where, catch):
-        classes = torch.from_numpy(classes_N).to(images_NCHW.device)
-        score = _class_scores(network(images_NCHW), network.output, classes).sum()
+    with _in_inference(network), torch.no_grad(), _replacing(network, place, catch):
+        # Cloned, since tensors of a caller in inference mode take part in no gradient.
+        score = _class_scores(network(images_NCHW), network.output, classes_N.clone()).sum()
         if not score.requires_grad:
             return NoMap(_NO_GRADIENT)
         (gradient,) = torch.autograd.grad(score, caught)
-    return _scaled(_over_channels(caught[0].detach(), gradient, where.layout))
+    return _scaled(_over_channels(caught[0].detach(), gradient, place.layout))
 
 
 def find_place(network: Network, image_CHW: Tensor) -> MapPlace | NoMap:
@@ -265,7 +273,7 @@ def _class_scores(logits_NK: Tensor, output: OutputKind, classes_N: Tensor) -> T
     return logits_NK.gather(1, classes_N[:, None])[:, 0]
 
 
-def _scaled(maps_Nhw: Tensor) -> NDArray[np.float32]:
+def _scaled(maps_Nhw: Tensor) -> Tensor:
     maps_Nhw = torch.nan_to_num(maps_Nhw)
     most_N11 = maps_Nhw.amax(dim=(1, 2), keepdim=True)
-    return np.asarray((maps_Nhw / torch.where(most_N11 > 0, most_N11, 1.0)).cpu().numpy(), dtype=np.float32)
+    return maps_Nhw / torch.where(most_N11 > 0, most_N11, 1.0)

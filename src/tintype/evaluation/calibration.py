@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from tintype.errors import DataError
 from tintype.evaluation.calibration_interval import calibration_interval, plausible_errors
 from tintype.evaluation.stats import Z, wilson_bounds
+from tintype.evaluation.temperature import apply_temperature, log_probabilities
 from tintype.records import Interval, Predictions
 
 BINS = 15
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 100.0
-SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 CHUNK = 1 << 20
 
 
@@ -147,7 +147,7 @@ def fit_temperature(predictions: Predictions) -> Interval:
             f"none of the {len(predictions)} {predictions.split} images has a label, so no temperature can be fitted."
             " Give labelled validation images."
         )
-    logits_NK = _log_probabilities(predictions.probabilities[known])
+    logits_NK = log_probabilities(predictions.probabilities[known])
     true = float(np.take_along_axis(logits_NK, predictions.labels[known][:, None], axis=1).sum(dtype=np.float64))
     second = float(np.partition(logits_NK, -2, axis=1)[:, -2].sum(dtype=np.float64)) if logits_NK.shape[1] > 1 else 0.0
     if not logits_NK.any():
@@ -196,33 +196,9 @@ def _root(rising: Callable[[float], tuple[float, float]], low: float, high: floa
     return place
 
 
-def apply_temperature(probabilities_NK: NDArray[np.floating], temperature: float) -> NDArray[np.float32]:
-    """Probabilities after their logits are divided by ``temperature``; the order of the classes stays.
-
-    Args:
-        probabilities_NK: Shape (N, K), rows sum to 1.
-        temperature: Above 0.
-
-    Raises:
-        ValueError: ``temperature`` is not above 0.
-    """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0. Got {temperature} instead.")
-    scaled_NK: NDArray[np.float32] = np.exp(_log_probabilities(probabilities_NK) / np.float32(temperature))
-    scaled_NK /= scaled_NK.sum(axis=1, keepdims=True)
-    return scaled_NK
-
-
 def calibrated(predictions: Predictions, temperature: float) -> Predictions:
     """The predictions with :func:`apply_temperature` on their probabilities."""
     return replace(predictions, probabilities=apply_temperature(predictions.probabilities, temperature))
-
-
-def _log_probabilities(probabilities_NK: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Logits up to a constant a row, the largest of each row 0, shape (N, K)."""
-    logits_NK: NDArray[np.float32] = np.log(np.maximum(probabilities_NK, SMALLEST_PROBABILITY).astype(np.float32))
-    logits_NK -= logits_NK.max(axis=1, keepdims=True)
-    return logits_NK
 
 
 def _moments(logits_NK: NDArray[np.float32], scale: float) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from tintype.data.decode import Geometry
 from tintype.errors import RunError
 from tintype.models.build import build_network
 from tintype.models.network import Network
+from tintype.models.timm_import import import_timm
 from tintype.models.weights import load_weights, save_weights
 from tintype.records import ImageStatistics
 from tintype.rundir import FORMAT_VERSION, RunDir
@@ -74,6 +75,8 @@ def load_model(run_dir: RunDir) -> Model:
     config = ModelConfig(**content["model"])
     geometry = Geometry(**content["geometry"])
     classes = tuple(content["classes"])
+    if config.backbone is not None:
+        import_timm()
     network = build_network(config, (geometry.channels, geometry.size, geometry.size), len(classes))
     load_weights(network, run_dir / WEIGHTS)
     return Model(

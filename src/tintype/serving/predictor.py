@@ -1,93 +1,119 @@
-"""Labels for images that were never seen: files, folders and globs, streamed in constant memory."""
+"""A trained model, ready to label images, whether it is a run (with torch) or what was exported of one (without).
+
+Nothing heavy is imported before it is known which of the two it is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from tintype.data.decode import decode_image
-from tintype.data.shift import opposite_polarity
-from tintype.data.sources import index_paths
-from tintype.errors import DataError
-from tintype.evaluation.calibration import apply_temperature
+from tintype.data.paths import find_images
+from tintype.errors import ConfigError, DataError, MissingDependencyError
+from tintype.ranks.torchrun import usable_cores
 from tintype.records import OnProgress, silent
-from tintype.rundir import RunDir
-from tintype.runtime import Runtime, start_runtime
-from tintype.serving.explain import Explainer
-from tintype.serving.model import Model, load_model
+from tintype.serving.labels import Classifier, Label, Labeller, Source
+from tintype.watch import Watch
 
-BATCH = 64
+if TYPE_CHECKING:
+    from tintype.serving.exported import Exported
 
+EXPORT_FOLDER = "export"
+"""Where in its directory `tintype export` leaves what it makes of a run."""
+EXPORTED_MODEL = "model.onnx"
+EXPORTED_MAPS = "maps.onnx"
 
-@dataclass(frozen=True)
-class Label:
-    """What a model says about one image.
-
-    Attributes:
-        path: As it was given.
-        label: The most probable class; empty where the image could not be read.
-        probability: Its calibrated probability.
-        probabilities: Class to probability, in the model's order.
-        sure: Whether the probability reaches the model's threshold, so that the label can be relied on as the
-            report says; False where the image could not be read.
-        explanation: Path of the picture that shows where the model looked; empty where none was asked for.
-        error: Why the image could not be read; empty otherwise.
-    """
-
-    path: str
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-    sure: bool = True
-    explanation: str = ""
-    error: str = ""
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # Linux, WSL, ROCm
 
 
 class Predictor:
-    """A trained run, ready to label images.
+    """A trained model, ready to label images.
+
+    A run that was exported is used by its export, which starts in a sixth of the time and gives the same answers,
+    unless a device is named or the machine has a GPU.
 
     Args:
-        path: The run directory.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        path: A run directory, an export directory, or an .onnx file of one.
+        device: ``auto``, or for a run ``cpu``, ``cuda`` or ``cuda:N``.
+        needs_maps: Whether answers will be explained, which some exports cannot do.
+
+    Attributes:
+        classifier: What labels the images.
+        source: The run directory, export directory or file that it is.
 
     Raises:
-        RunError: The directory holds no finished model.
+        RunError: There is no finished model.
+        ConfigError: There is no such device.
+        MissingDependencyError: It is an export, and onnxruntime is not installed.
     """
 
-    def __init__(self, path: str | Path, device: str = "auto") -> None:
-        run_dir = RunDir(Path(path))
-        run_dir.require_complete()
-        self.model: Model = load_model(run_dir)
-        self._runtime: Runtime = start_runtime(device, None, 0)
-        self.model.network.place(self._runtime.device)
+    def __init__(self, path: str | Path, device: str = "auto", *, needs_maps: bool = False) -> None:
+        self.source = Path(path)
+        require_model(self.source)
+        self.classifier: Classifier
+        self._weights = self.source / "model.safetensors"
+        self._hash = ""
+        if _is_export(self.source):
+            if device != "auto":
+                raise ConfigError(
+                    f"an export computes where onnxruntime can, not on {device!r}. Leave --device out, or name the run "
+                    "directory."
+                )
+            found = _exported(self.source)
+            self.classifier, self._weights = found, found.path
+            if found.path.name == EXPORTED_MODEL:  # any other file may have been quantised
+                self._hash = str(found.facts["weights"])
+            return
+        export = self.source / EXPORT_FOLDER
+        serves = _is_export(export) and ((export / EXPORTED_MAPS).is_file() or not needs_maps)
+        if serves and device == "auto" and not any(Path(name).exists() for name in _GPU_DEVICES):
+            with suppress(MissingDependencyError):
+                self.classifier = _exported(export)
+                self.source = export
+                return
+        from tintype.serving.run_classifier import RunClassifier  # torch takes seconds to import
+
+        self.classifier = RunClassifier(self.source, device)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of the probabilities."""
-        return self.model.classes
+        return self.classifier.classes
 
-    def predict(self, path: str | Path, *, explain: str | Path | None = None, answer_all: bool = False) -> Label:
-        """Label one image file.
+    @property
+    def threshold(self) -> float:
+        """Answers that are less probable are not sure; 0: all are."""
+        return self.classifier.threshold
+
+    def predict(
+        self,
+        image: str | Path | bytes | NDArray[np.uint8],
+        *,
+        explain: str | Path | None = None,
+        answer_all: bool = False,
+    ) -> Label:
+        """Label one image.
 
         Args:
-            path: The image.
+            image: A file, a file's content, or pixels of shape (H, W) or (H, W, C).
             explain: A folder for the picture of where the model looked.
-            answer_all: Call every answer sure.
+            answer_all: Call the answer sure.
 
         Raises:
             DataError: The file is missing or is no image that can be read.
             RunError: The model has no map to explain itself with.
         """
-        label = next(self._labels([str(path)], [Path(path)], explain, answer_all))
+        name, source = (str(image), Path(image)) if isinstance(image, str | Path) else ("image", image)
+        label = next(self.label([(name, source)], explain=explain, answer_all=answer_all))
         if label.error:
-            raise DataError(f"{path} cannot be read: {label.error}.")
+            raise DataError(f"{name} cannot be read: {label.error}.")
         return label
 
     def predict_many(
@@ -102,7 +128,7 @@ class Predictor:
 
         Args:
             paths: The images.
-            on_progress: Called after each image.
+            on_progress: Called after each image; how many there are is 0 until they have been counted.
             explain: A folder for pictures of where the model looked, one an image.
             answer_all: Call every answer sure.
 
@@ -110,61 +136,141 @@ class Predictor:
             DataError: Nothing matches the paths.
             RunError: The model has no map to explain itself with.
         """
-        index = index_paths(paths)
-        files = (index.root / path for path in index.paths)
-        for done, label in enumerate(self._labels(index.paths, files, explain, answer_all), start=1):
-            on_progress("labelling images", done, len(index))
-            yield label
+        yield from self.label_files(
+            find_images(paths), on_progress, again=lambda: find_images(paths), explain=explain, answer_all=answer_all
+        )
 
-    def _labels(
-        self, names: Sequence[str], files: Iterable[Path], explain: str | Path | None, answer_all: bool
+    def label_files(
+        self,
+        names: Iterable[str],
+        on_progress: OnProgress = silent,
+        *,
+        again: Callable[[], Iterable[str]] = tuple,
+        explain: str | Path | None = None,
+        answer_all: bool = False,
     ) -> Iterator[Label]:
-        explainer = None if explain is None else Explainer(self.model.network, Path(explain))
-        threshold = 0.0 if answer_all else self.model.threshold
-        with ThreadPoolExecutor(self._runtime.threads) as pool:
-            pairs = zip(names, files, strict=True)
-            while chunk := list(islice(pairs, BATCH)):
-                decoded = list(pool.map(self._decode, (file for _, file in chunk)))
-                named = zip((name for name, _ in chunk), decoded, strict=True)
-                read = [(name, image) for name, image in named if not isinstance(image, str)]
-                found = iter(self._label_batch(read, explainer, threshold) if read else ())
-                for (name, _), image in zip(chunk, decoded, strict=True):
-                    yield self._failed(name, image) if isinstance(image, str) else next(found)
+        """Label files by name, one by one and in order.
 
-    def _label_batch(
-        self, named: Sequence[tuple[str, NDArray[np.uint8]]], explainer: Explainer | None, threshold: float
+        Args:
+            names: The files; taken as they are needed.
+            on_progress: Called after each image; how many there are is 0 until they have been counted.
+            again: Gives the names once more, to count them while the first are at work.
+            explain: A folder for pictures of where the model looked, one an image.
+            answer_all: Call every answer sure.
+
+        Raises:
+            RunError: The model has no map to explain itself with.
+        """
+        items = ((name, Path(name)) for name in names)
+        with _counting(again) as total:
+            for done, label in enumerate(self.label(items, explain=explain, answer_all=answer_all), start=1):
+                on_progress("labelling images", done, total())
+                yield label
+
+    def label(
+        self, items: Iterable[tuple[str, Source]], *, explain: str | Path | None = None, answer_all: bool = False
     ) -> Iterator[Label]:
-        """Labels of decoded images, in their order."""
-        images_NHWC = np.stack([image_HWC for _, image_HWC in named])
-        seen_NHWC = self._in_trained_polarity(images_NHWC)
-        probabilities_NK = self._probabilities(seen_NHWC)
-        best_N = probabilities_NK.argmax(axis=1).astype(np.int64)
-        maps_Nhw = None if explainer is None else explainer.maps(seen_NHWC, best_N)
-        for row, (name, image_HWC) in enumerate(named):
-            best, probability = int(best_N[row]), float(probabilities_NK[row, best_N[row]])
-            table = dict(zip(self.classes, probabilities_NK[row].tolist(), strict=True))
-            picture = "" if explainer is None or maps_Nhw is None else explainer.write(name, image_HWC, maps_Nhw[row])
-            yield Label(name, self.classes[best], probability, table, probability >= threshold, picture)
+        """Label a stream of images, each with the name that its label will have.
 
-    def _decode(self, file: Path) -> NDArray[np.uint8] | str:
-        try:
-            return decode_image(file, self.model.geometry, self.model.max_megapixels)
-        except DataError as error:
-            return str(error)
+        Args:
+            items: Name and file, file's content or pixels of each; taken as they are needed.
+            explain: A folder for pictures of where the model looked, one an image.
+            answer_all: Call every answer sure.
 
-    def _in_trained_polarity(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Images with those turned into negatives whose polarity is the opposite of the training images'."""
-        negatives = opposite_polarity(self.model.statistics, images_NHWC)
-        return np.where(negatives[:, None, None, None], 255 - images_NHWC, images_NHWC)
+        Raises:
+            RunError: The model has no map to explain itself with.
+        """
+        explainer = None
+        if explain is not None:
+            from tintype.serving.explain import Explainer  # OpenCV
 
-    def _probabilities(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        images_NCHW = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2).to(self._runtime.device)
-        network = self.model.network
-        with torch.inference_mode():
-            probabilities = network.probabilities(network(images_NCHW))
-            if self.model.config.flip_average:
-                probabilities = (probabilities + network.probabilities(network(images_NCHW.flip(3)))) / 2
-        return apply_temperature(probabilities.cpu().numpy(), self.model.temperature)
+            explainer = Explainer(Path(explain))
+        labeller = Labeller(self.classifier, usable_cores(), answer_all=answer_all, explainer=explainer)
+        yield from labeller.labels(items)
 
-    def _failed(self, name: str, reason: str) -> Label:
-        return Label(name, "", 0.0, {}, sure=False, error=reason)
+    def model_hash(self) -> str:
+        """Twelve digits that tell this model from others: of the SHA-256 of the run's weights.
+
+        A run and its export have the same; an .onnx file of another name has those of the file.
+        """
+        if not self._hash:
+            with self._weights.open("rb") as stream:
+                self._hash = hashlib.file_digest(stream, "sha256").hexdigest()
+        return self._hash[:12]
+
+
+def load(run: str | Path, *, device: str = "auto") -> Predictor:
+    """Load a finished run, or an export, for labelling images: ``load("runs/photos").predict("cat.jpg")``."""
+    return Predictor(run, device)
+
+
+def predict(
+    run: str | Path,
+    paths: str | Path | Iterable[str | Path],
+    *,
+    explain: str | Path | None = None,
+    answer_all: bool = False,
+    device: str = "auto",
+    watch: Watch = Watch(),
+) -> list[Label]:
+    """Label files, folders and globs with a finished run or an export.
+
+    Args:
+        run: The run directory, an export directory, or an .onnx file of one.
+        paths: The images.
+        explain: A folder for pictures of where the model looked, one an image.
+        answer_all: Call every answer sure, also those below the model's threshold.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        watch: Progress.
+
+    Raises:
+        TintypeError: With one line that says what is wrong and what to do.
+    """
+    chosen = [paths] if isinstance(paths, str | Path) else list(paths)
+    predictor = Predictor(run, device, needs_maps=explain is not None)
+    return list(predictor.predict_many(chosen, watch.on_progress, explain=explain, answer_all=answer_all))
+
+
+@contextmanager
+def _counting(names: Callable[[], Iterable[str]]) -> Iterator[Callable[[], int]]:
+    """Count names in a thread; yields a function that says how many there are, 0 until that is known."""
+    total = 0
+    is_over = threading.Event()
+
+    def count() -> None:
+        nonlocal total
+        number = 0
+        with suppress(DataError):  # whoever uses the names is told
+            for _ in names():
+                if is_over.is_set():
+                    return
+                number += 1
+            total = number
+
+    threading.Thread(target=count, daemon=True).start()
+    try:
+        yield lambda: total
+    finally:
+        is_over.set()
+
+
+def require_model(path: Path) -> None:
+    """Refuse at once, before anything heavy is imported, what is no finished run and no export.
+
+    Raises:
+        RunError: It is neither.
+    """
+    if not _is_export(path):
+        from tintype.rundir import RunDir
+
+        RunDir(path).require_complete()
+
+
+def _is_export(path: Path) -> bool:
+    return path.suffix == ".onnx" or (path / EXPORTED_MODEL).is_file()
+
+
+def _exported(path: Path) -> Exported:
+    from tintype.serving.exported import Exported  # it looks for onnxruntime
+
+    return Exported(path, threads=usable_cores())

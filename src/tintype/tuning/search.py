@@ -111,11 +111,15 @@ class Search:
         return (self._search_ends() if self.until is None else self.until) - self.clock.seconds
 
     def _search_ends(self) -> float:
-        """Seconds from the beginning. A head that leads needs no longer training, so its time is for the search."""
+        """Seconds from the beginning. A head that leads needs no longer training, so its time is for the search.
+
+        Heads tell nothing of how slow the machine has become, so that twice the time for judging is left.
+        """
         if not self.has_any:
             return self.schedule.ends
         trains_in_steps = self.leader is None or self.leader[1]
-        return self.schedule.search_ends + (0.0 if trains_in_steps else self.schedule.final)
+        longer = 0.0 if trains_in_steps else max(0.0, self.schedule.final - self.schedule.closing)
+        return self.schedule.search_ends + longer
 
     def _note_leader(self, score: Score, trains_in_steps: bool) -> None:
         key = score.accuracy, -score.loss
