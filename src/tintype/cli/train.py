@@ -59,7 +59,27 @@ def demo(output: Output = None, seed: Seed = None, as_json: AsJson = False) -> N
 
         return api.demo(output=output, seed=seed, watch=watch)
 
-    _train_and_tell(work, as_json)
+    run = _train_and_tell(work, as_json)
+    if run is not None and not as_json:
+        _show_what_comes_next(run)
+
+
+def _show_what_comes_next(run: Run) -> None:
+    """Label one of the test images, and say how: what a trained model is for."""
+    from tintype.console import error_console
+    from tintype.demo import write_digits
+    from tintype.rundir import RunDir
+    from tintype.serving.predictor import load
+
+    name = RunDir(run.path).read_predictions()["test"].paths[0]
+    image = write_digits() / name
+    label = load(run.path).predict(image)
+    error_console.print(
+        f"\nlabel an image:  tintype predict {run.path} {image}\n"
+        f"                 {label.label}, {label.probability:.1%}\n"
+        f"serve the model: tintype serve {run.path}",
+        soft_wrap=True, markup=False, highlight=False,
+    )  # fmt: skip
 
 
 def train(
@@ -135,19 +155,21 @@ def _refuse_with_resume(*given: Any) -> None:
         raise ConfigError("--resume goes on with a run as it was set: give no other option with it.")
 
 
-def _train_and_tell(work: Callable[[Watch], Run], as_json: bool) -> None:
+def _train_and_tell(work: Callable[[Watch], Run], as_json: bool) -> Run | None:
+    """Train and print the result; gives the run to the process that talks."""
     from tintype.console import error_console, headline, show_findings
 
     with watching(as_json) as watch:
         run = work(watch)
     if not is_first():
-        return
+        return None
     if as_json:
         evaluation = {split: item.metrics for split, item in run.evaluations.items()}
         print_json({"run": run.path, "evaluation": evaluation})
-        return
+        return run
     show_findings(worth_showing(run.findings))
     error_console.print(f"[bold]{headline(run.evaluation)}[/]\nreport: {run.report}", soft_wrap=True)
+    return run
 
 
 def _compare_and_tell(
