@@ -66,7 +66,11 @@ CONTENDERS = {
     "litserve-batch": Contender(
         "LitServe, eager torch, batches of 8", "litserve", _peer("litserve_torch.py", "--batch", "8"), "json"
     ),
-}
+    "litserve-workers": Contender(
+        "LitServe, eager torch, two workers, fast queue", "litserve",
+        _peer("litserve_torch.py", "--workers", "2", "--fast-queue"), "json",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from tintype.models.build import backbone_of, build_network, freeze_setting
 from tintype.models.graph import Boundary, find_boundary
 from tintype.models.network import Network
 from tintype.models.pretrained import find_weights
+from tintype.models.quick import QuickTraining
 from tintype.models.weights import load_weights
 from tintype.planning import Plan, plan_data, plan_ranks, plan_training
 from tintype.ranks.world import ALONE, World
@@ -250,7 +251,8 @@ def _what_is_frozen(boundary: Boundary) -> str:
 def _settle_computing(plan: Plan, trained: Network, runtime: Runtime, inputs: torch.Tensor) -> tuple[Plan, Runtime]:
     """Choose precision and micro-batch for what trains, given a batch like those it will see."""
     config = plan.config
-    runtime = choose_precision(runtime, trained, inputs, config.precision)
+    with QuickTraining(trained, runtime.device):
+        runtime = choose_precision(runtime, trained, inputs, config.precision)
     precision, evidence = runtime.world.agree((runtime.precision, runtime.evidence))
     runtime = replace(runtime, precision=precision, evidence=evidence)
     reason = runtime.evidence if config.precision == "auto" else None
@@ -268,7 +270,8 @@ def _fit_into_memory(plan: Plan, network: Network, runtime: Runtime, inputs: tor
     assert batch_size is not None
     if plan.config.fit.micro_batch is not None:
         return plan
-    needed = activation_bytes(network, inputs, runtime)
+    with QuickTraining(network, runtime.device):
+        needed = activation_bytes(network, inputs, runtime)
     world = runtime.world
     sharing = 1 if runtime.device.type == "cuda" else world.local_size
     free = available_memory(runtime.device, plan.config.memory_gb) // sharing

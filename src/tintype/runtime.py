@@ -32,8 +32,10 @@ PROBE_PIXELS = 200_000
 CLEARLY = 1.5
 """Slower by this factor the first time needs no second measurement."""
 
-AGREEMENT = 0.1
-"""Largest difference of bf16 logits from fp32 ones, as a share of the largest fp32 logit."""
+AGREEMENT = 0.25
+"""Largest difference of bf16 logits from fp32 ones, as a share of the largest fp32 logit. It is there to find what is
+wrong, not what is rounded: MobileNetV2 with an untrained head differs by 5 to 18 %, and fine-tuned on 9,000 images it
+was right on 86.3 % of 1,019 others in bf16, on 86.2 % in fp32 (2026-11-22, n = 1)."""
 
 
 @dataclass(frozen=True)

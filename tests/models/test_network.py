@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ from scipy.special import expit, softmax
 from torch import Tensor, nn
 
 from tintype.config import ModelConfig
+from tintype.models.backbones import load_backbone
 from tintype.models.blocks import Flatten
-from tintype.models.build import build_network
+from tintype.models.build import backbone_of, build_network
 from tintype.models.graph import find_boundary, split_backbone
 from tintype.models.network import LEAST_DEVIATION, Network, OutputKind, Tail, make_head, output_kind
 
@@ -192,6 +195,7 @@ def test_statistics_that_were_folded_into_the_weights_are_held_while_the_weights
     norms = {name: module for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
     unlike = next(iter(norms))
     norms[unlike].running_mean.fill_(0.1)  # type: ignore[union-attr]
+    list(norms.values())[1].running_var.fill_(1 - 1e-5)  # type: ignore[union-attr] # with eps it is 1
     assert net.hold_folded_statistics() == len(norms) - 1
     for part in (net, copy.deepcopy(net)):
         in_training = {name for name, module in part.train().named_modules() if module.training}
@@ -200,6 +204,16 @@ def test_statistics_that_were_folded_into_the_weights_are_held_while_the_weights
     for name, module in norms.items():
         assert module.weight.grad is not None
         assert bool((module.running_mean == 0).all()) == (name != unlike)  # type: ignore[union-attr]
+
+
+@pytest.mark.data
+def test_the_published_mobilenet_holds_all_of_its_statistics(shared_weights: Callable[[str], Path]) -> None:
+    config = ModelConfig(backbone="mobilenetv2_100", backbone_arguments={"pad_type": "same"})
+    net = build_network(config, (3, 64, 64), 20)
+    backbone = backbone_of(net)
+    assert backbone is not None
+    load_backbone(backbone, shared_weights("mobilenetv2_100_imagenet"))
+    assert net.hold_folded_statistics() == 52
 
 
 def test_what_is_frozen_has_no_gradient_and_can_be_thawed() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -315,3 +318,53 @@ def test_the_command_line_tells_what_came_of_it(made: Made, monkeypatch: pytest.
     lines = summary_lines(made.report)
     assert lines[-1] == f"try: python {made.folder / 'predict.py'} IMAGE"
     assert any(line.startswith("int8: accuracy") and "95 % interval" in line for line in lines)
+
+
+def test_serve_exports_in_another_process_and_never_imports_torch(made: Made, tmp_path: Path) -> None:
+    run = shutil.copytree(made.run.path, tmp_path / "run")
+    with serving(run) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"{run} has no export yet: making {run / 'export'}\n"
+        line = process.stderr.readline()
+        assert line.startswith("serving run on http://127.0.0.1:"), line + process.stderr.read()
+        assert "torch" not in Path(f"/proc/{process.pid}/maps").read_text()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30) == ("", "stopped; everything that was accepted is answered\n")
+    assert process.returncode == 0
+    assert (run / "export" / "model.onnx").is_file()
+
+
+def test_ctrl_c_while_serve_exports_leaves_nothing(made: Made, tmp_path: Path) -> None:
+    run = shutil.copytree(made.run.path, tmp_path / "run")
+    with serving(run) as process:
+        end = time.monotonic() + 60
+        while not list(run.glob(".export.*.new")) and time.monotonic() < end:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output) == (130, "")
+    assert errors.splitlines()[1:] == ["tintype: stopped."]
+    assert not list(run.glob("*export*"))
+
+
+def test_serve_says_in_one_line_why_a_run_cannot_be_exported(made: Made, tmp_path: Path) -> None:
+    run = shutil.copytree(made.run.path, tmp_path / "run")
+    (run / "model.safetensors").write_bytes(b"damaged")
+    with serving(run) as process:
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (2, "")
+    first, last = errors.splitlines()
+    assert first.startswith(f"{run} has no export yet")
+    assert last.startswith("tintype: ")
+    assert "model.safetensors" in last
+
+
+@contextmanager
+def serving(run: Path) -> Iterator[subprocess.Popen[str]]:
+    """`tintype serve` on any free port; killed if it is still there at the end."""
+    command = [sys.executable, "-m", "tintype", "serve", str(run), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

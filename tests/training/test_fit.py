@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tintype.config import AugmentConfig, DataConfig, FitConfig, ModelConfig
 from tintype.data.cache import ImageCache, build_cache
 from tintype.data.sources import read_index
 from tintype.data.split import Split, make_split
 from tintype.errors import NonFiniteError, RunError, RunInterrupted
+from tintype.models import quick
 from tintype.models.build import build_network
+from tintype.models.fused import can_fuse
 from tintype.models.network import Network
 from tintype.records import EpochRecord, silent
 from tintype.runtime import Runtime, start_runtime
@@ -101,6 +104,29 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(data: tuple[ImageCac
     for other in ends[1:]:
         for a, b in zip(weights(ends[0]), weights(other), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not can_fuse(torch.device("cpu")), reason="PyTorch without oneDNN")
+def test_a_network_that_keeps_its_statistics_trains_the_same_but_for_roundings(
+    data: tuple[ImageCache, Split], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIG.model_copy(update={"epochs": 1, "optimizer": "sgd", "learning_rate": 0.01, "ema": None})
+    ends = []
+    for is_quick in (True, False):
+        monkeypatch.setattr(quick, "can_fuse", lambda _, is_quick=is_quick: is_quick)
+        torch.manual_seed(0)
+        network = build_network(ModelConfig(backbone="resnet20"), (3, 24, 24), 2, np.full(3, 0.3), np.full(3, 0.3))
+        network.held = tuple(name for name, part in network.named_modules() if isinstance(part, nn.BatchNorm2d))
+        ran: list[str] = []
+        for name, part in network.named_modules():
+            if isinstance(part, nn.Conv2d):
+                part.register_forward_hook(lambda *_, name=name, ran=ran: ran.append(name))
+        ends.append(fit(network, *data, config, AUGMENT, runtime()))
+        assert bool(ran) == (not is_quick)
+        network(torch.zeros(1, 3, 24, 24))
+        assert ran, "afterwards its layers run one by one again"
+    for a, b in zip(weights(ends[0]), weights(ends[1]), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_out_of_memory_halves_the_part_and_keeps_the_batch(

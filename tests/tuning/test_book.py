@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tintype.report.tunefile import TrialRole, TrialState
-from tintype.tuning.book import Entry, choose_winner, facts_of, finalists, mean_key
+from tintype.tuning.book import Entry, choose_winner, facts_of, far_behind, finalists, mean_key
 from tintype.tuning.score import Score
 
 
@@ -59,6 +59,20 @@ def test_what_no_seed_changes_competes_without_a_repeat() -> None:
 def test_of_equal_accuracies_the_lower_loss_is_better() -> None:
     entries = [entry(0, 0.9, loss=0.5), entry(1, 0.9, loss=0.2), entry(2, 0.8, loss=0.1)]
     assert [item.number for item in finalists(entries, 2)] == [1, 0]
+
+
+def head(number: int, accuracy: float, backbone: str, images: int = 1000) -> Entry:
+    settings = {"model.freeze": "all", "model.backbone": backbone}
+    return entry(number, accuracy, images=images, settings=settings)
+
+
+def test_a_backbone_whose_heads_make_more_than_twice_the_errors_is_not_worth_fine_tuning() -> None:
+    others = [entry(8, 0.2, settings={"model.backbone": "c"}), entry(9, 0.1)]  # these are no heads
+    entries = [head(0, 0.85, "a"), head(1, 0.4, "b"), head(2, 0.45, "b"), head(3, 0.75, "c"), *others]
+    assert far_behind(entries) == {"b": "heads on it are wrong on 55.0%, those on a on 15.0%"}
+    assert far_behind([*entries, head(4, 0.8, "b")]) == {}
+    assert far_behind([head(0, 0.9, "a", images=20), head(1, 0.7, "b", images=20)]) == {}, "20 images say little"
+    assert far_behind(others) == {}
 
 
 def test_what_is_far_behind_is_no_finalist() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tintype.tuning.book import Entry
 from tintype.tuning.budget import Clock, make_schedule
 from tintype.tuning.score import Failed, Score
 from tintype.tuning.search import Search
@@ -18,7 +19,7 @@ from tintype.watch import Watch
 
 
 def score(accuracy: float) -> Score:
-    return Score(accuracy, 1 - accuracy, np.array([True]), 1.0, 10, 1.0, 28)
+    return Score(accuracy, 1 - accuracy, np.arange(1000) < 1000 * accuracy, 1.0, 10, 1.0, 28)
 
 
 def made(trained: list[Any] | None = None, **ledger: Any) -> Search:
@@ -33,7 +34,7 @@ def made(trained: list[Any] | None = None, **ledger: Any) -> Search:
     return Search(trainer, space, told, schedule, Clock(0.0, 0.0, lambda: now[0]), folder, None, lambda: None)
 
 
-def test_the_time_of_a_last_training_is_for_the_search_while_a_head_leads() -> None:
+def test_the_time_of_a_last_training_is_for_the_search_where_heads_leave_all_else_behind() -> None:
     search = made()
     assert search.time_left() == search.schedule.ends  # nothing is there yet to be handed over
     search._note_leader(score(0.8), trains_in_steps=True)
@@ -42,8 +43,10 @@ def test_the_time_of_a_last_training_is_for_the_search_while_a_head_leads() -> N
     longer = search.schedule.ends - search.schedule.repeats - search.schedule.closing
     assert search.schedule.search_ends < longer < search.schedule.ends
     assert search.time_left() == pytest.approx(longer)
-    search._note_leader(score(0.85), trains_in_steps=True)  # it does not lead
+    search._note_leader(score(0.85), trains_in_steps=True)  # too little
     assert search.time_left() == pytest.approx(longer)
+    search._note_leader(score(0.88), trains_in_steps=True)  # a longer training may put it ahead
+    assert search.time_left() == search.schedule.search_ends
     search.until = 42.0
     assert search.time_left() == 42.0
 
@@ -80,3 +83,32 @@ def test_heads_that_were_asked_for_come_before_what_takes_longer(kinds: tuple[st
     search.do = lambda trial: done.append("")  # type: ignore[method-assign]
     search._heads_turn()
     assert done == sorted({"one", *kinds} - {""}) + [""] * kinds.count("")
+
+
+def test_a_backbone_that_is_far_behind_is_not_fine_tuned() -> None:
+    noted: list[dict[str, Any]] = []
+    told: list[dict[str, Any]] = []
+
+    def ask(count: int = 1, **wanted: Any) -> list[Any]:
+        told.append(wanted)
+        return []
+
+    search = made(ask=ask, tell=lambda trial, **what: told.append(what))
+    search.ledger.note = lambda trial, **what: noted.append(what)  # type: ignore[assignment, method-assign]
+    search.space = TransferSpace(("resnet20", "resnet32"), 400, (), "they have weights here")
+    heads = [
+        Entry(number, "search", "complete", {"accuracy": accuracy, "loss": 1.0, "images": 1000, "settings": {
+            "model.freeze": "all", "model.backbone": backbone}}, "")
+        for number, (backbone, accuracy) in enumerate([("resnet20", 0.5), ("resnet32", 0.9)])
+    ]  # fmt: skip
+    search.entries = lambda: heads  # type: ignore[method-assign]
+    search._drawn_candidate = lambda trial: Candidate({"model.backbone": "resnet20"})  # type: ignore[method-assign]
+    search._through_stages = lambda *_: pytest.fail("it was trained")  # type: ignore[method-assign]
+    trial: Any = SimpleNamespace(user_attrs={}, number=7)
+    search.do(trial)
+    assert told.pop() == {"pruned": True}
+    assert noted[-1]["cause"] == "heads on it are wrong on 50.0%, those on resnet32 on 10.0%"
+    search.idle_batches = 99
+    with pytest.raises(IndexError):
+        search.turn()
+    assert told == [{"fixed": {"what": "fine-tuning", "model.backbone": "resnet32"}}]

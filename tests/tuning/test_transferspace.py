@@ -74,11 +74,26 @@ def test_what_is_tried_first_is_in_the_space_and_whole() -> None:
         assert [bool(candidate.features) for candidate in candidates] == [True, True, False, False] * 2
 
 
+def test_small_files_may_be_enlarged_less_than_to_what_a_backbone_was_made_for() -> None:
+    made = TransferSpace(("mobilenetv2_100", "resnet20"), 400, ("light",), "they have weights here", side=64)
+    sizes: dict[str, set[int | None]] = {"mobilenetv2_100": set(), "resnet20": set()}
+    for candidate in drawn(made):
+        sizes[candidate.settings["model.backbone"]].add(candidate.settings.get("data.image_size"))
+    assert sizes == {"mobilenetv2_100": {None, 160, 128}, "resnet20": {None}}  # made for 224 and for 32 px
+    begun = [(parameters["what"], parameters.get("data.side")) for parameters in made.first()]
+    assert begun == [("head", 1.0)] * 2 + [(FINE_TUNING, 0.5)] * 2 + [("head", None)] * 2 + [(FINE_TUNING, None)] * 2
+    large = TransferSpace(("mobilenetv2_100",), 400, (), "they have weights here", side=150)
+    assert {candidate.settings.get("data.image_size") for candidate in drawn(large)} == {None, 160}
+    for fits in (224.0, 1000.0):
+        large = TransferSpace(("mobilenetv2_100",), 400, (), "they have weights here", side=fits)
+        assert all("data.image_size" not in candidate.settings for candidate in drawn(large, 20))
+
+
 def fine_tuning(**changes: Any) -> dict[str, Any]:
     parameters = {
         "what": FINE_TUNING, "model.backbone": "resnet20", "model.depth": 0.25, "fit.optimizer": "sgd",
         "sgd.learning_rate": 0.01, "fit.backbone_rate": 0.3, "fit.layer_decay": 0.8, "fit.head_epochs": 1,
-        "augment.policy": "photo",
+        "fit.label_smoothing": 0.0, "augment.policy": "photo",
     }  # fmt: skip
     return dict(space().draw(fixed(parameters | changes)).settings)
 

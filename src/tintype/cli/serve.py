@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from tintype.cli.ranks import watching
 
 
 def serve(
@@ -17,7 +20,9 @@ def serve(
     ] = None,
     max_upload: Annotated[float, typer.Option(help="MiB of one request")] = 20.0,
     queue: Annotated[int, typer.Option(help="images that may wait; more are refused with 503")] = 256,
-    batch: Annotated[int, typer.Option(help="images that the network sees at once, at most")] = 16,
+    batch: Annotated[
+        int | None, typer.Option(help="images that the network sees at once, at most; 4 on a CPU, else 16")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="threads of the network")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="use the quantised network of the export")] = False,
     access_log: Annotated[bool, typer.Option("--access-log", help="one line for each request on stderr")] = False,
@@ -29,5 +34,5 @@ def serve(
     run(
         model, host=host, port=port, token_file=token_file, max_upload=max_upload, queue=queue, batch=batch,
         threads=threads, int8=int8, access_log=access_log,
-        watch=Watch(on_message=lambda line: typer.echo(line, err=True)),
+        watch=Watch(on_message=lambda line: typer.echo(line, err=True)), showing=partial(watching, False),
     )  # fmt: skip

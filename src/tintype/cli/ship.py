@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tintype.cli.options import AsJson, RunPath
+from tintype.cli.ranks import watching
 from tintype.cli.telling import print_json
 
 
@@ -21,10 +22,9 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a finished RUN's model as ONNX with everything inside, verified against the run."""
-    from tintype.console import Display, error_console
+    from tintype.console import error_console
 
-    display = Display(quiet=as_json)
-    with display.watching() as watch:
+    with watching(as_json) as watch:
         from tintype import api
 
         made = api.export(run, output=output, int8=int8, torch_program=torch_program, watch=watch)

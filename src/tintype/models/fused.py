@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from tintype.config import PrecisionName
+from tintype.models.chains import Chain, Geometry, find_chain, own_activation
 from tintype.models.graph import traced
 from tintype.models.network import standardized
 
@@ -81,11 +82,8 @@ class FusedConv(nn.Module):
             weight, bias = fuse_conv_bn_weights(
                 weight, bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
             )
-        self.is_same = _is_same(conv)
-        self.geometry = (list(conv.stride), list(conv.dilation), conv.groups)
-        if self.is_same:
-            weight = nn.Parameter(nn.functional.pad(weight, (1, 0, 1, 0)))
-        self.padding = [int(pixels) for pixels in conv.padding]
+        self.geometry = Geometry.of(conv)
+        weight = self.geometry.kernel(weight)
         self.activation = activation
         self.register_buffer("weight", weight.detach().to(dtype).contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", bias.detach().to(dtype))
@@ -95,21 +93,13 @@ class FusedConv(nn.Module):
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
         """Maps of the weights' type."""
-        padding = self._same_padding(maps_NCHW) if self.is_same else self.padding
+        at = self.geometry
         convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            maps_NCHW.to(self.weight.dtype), self.weight, self.bias, padding, *self.geometry, *self.activation
-        )
+            maps_NCHW.to(self.weight.dtype), self.weight, self.bias,
+            at.padding_of(self.weight.shape[2:], maps_NCHW.shape[2:]), at.stride, at.dilation, at.groups,
+            *self.activation,
+        )  # fmt: skip
         return convolved
-
-    def _same_padding(self, maps_NCHW: Tensor) -> list[int]:
-        """Padding on both sides of each axis that gives TensorFlow's one-sided zeros.
-
-        With stride 2 and an odd kernel k, an even side wants (k - 3) / 2 zeros before and one more behind, an odd side
-        (k - 1) / 2 on both. The kernel here begins with a row and a column of zeros: moved back by one it sees the
-        same pixels, and no padded copy of the map is made.
-        """
-        kernel = self.weight.shape[2:]
-        return [(side - 2) // 2 + pixels % 2 for side, pixels in zip(kernel, maps_NCHW.shape[2:], strict=True)]
 
 
 def can_fuse(device: torch.device) -> bool:
@@ -136,72 +126,29 @@ def fused(layers: nn.Module, precision: PrecisionName) -> nn.Module:
     graph_module = copy.deepcopy(original).eval()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     for node in list(graph_module.graph.nodes):
-        conv = _module(graph_module, node)
-        if isinstance(conv, nn.Conv2d) and _is_plain(conv):
-            _fuse_at(graph_module, node, conv, dtype)
+        chain = find_chain(graph_module, node, lambda module: _attributes(module) is not None)
+        if chain is not None:
+            _fuse_at(graph_module, chain, dtype)
     graph_module.graph.lint()
     graph_module.delete_all_unused_submodules()
     graph_module.recompile()
     return graph_module
 
 
-def _fuse_at(graph_module: fx.GraphModule, node: fx.Node, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+def _fuse_at(graph_module: fx.GraphModule, chain: Chain, dtype: torch.dtype) -> None:
     """Put one module in the place of a convolution, the normalisation behind it and the activation behind that."""
-    last, bn, activation = node, None, ("none", list[float](), "")
-    following = _only_user(last)
-    module = _module(graph_module, following)
-    if following is not None and isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-        bn, own = module, getattr(module, "act", nn.Identity())  # timm's normalisation carries its activation
-        known = _attributes(own)
-        if known is None:
-            graph_module.set_submodule(str(following.target), own)
-        else:
-            last, activation = following, known
-    following = _only_user(last)
-    module = _module(graph_module, following)
-    behind = _attributes(module) if module is not None and activation[0] == "none" else None
-    if following is not None and behind is not None:
-        last, activation = following, behind
-    graph_module.set_submodule(str(node.target), FusedConv(conv, bn, activation, dtype))
-    for done in _between(node, last):
+    activation = _attributes(chain.activation or nn.Identity())
+    assert activation is not None
+    node = chain.nodes[0]
+    if chain.left is not None:
+        assert chain.bn is not None
+        graph_module.set_submodule(str(chain.left.target), own_activation(chain.bn))
+    graph_module.set_submodule(str(node.target), FusedConv(chain.conv, chain.bn, activation, dtype))
+    for done in reversed(chain.nodes[1:]):
         done.replace_all_uses_with(node)
         graph_module.graph.erase_node(done)
-
-
-def _between(first: fx.Node, last: fx.Node) -> list[fx.Node]:
-    """The operations after ``first`` up to and with ``last``, the last one first."""
-    chain = []
-    while last is not first:
-        chain.append(last)
-        last = last.all_input_nodes[0]
-    return chain
-
-
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _module(graph_module: fx.GraphModule, node: fx.Node | None) -> nn.Module | None:
-    if node is None or node.op != "call_module":
-        return None
-    # A module that runs twice is not the place for what follows one of its runs.
-    runs = sum(other.op == "call_module" and other.target == node.target for other in graph_module.graph.nodes)
-    return graph_module.get_submodule(str(node.target)) if runs == 1 else None
 
 
 def _attributes(module: nn.Module) -> _Attributes | None:
     make = _ACTIVATIONS.get(type(module))
     return make(module) if make is not None else None
-
-
-def _is_plain(conv: nn.Conv2d) -> bool:
-    """True for a convolution whose forward pass is PyTorch's own, or timm's with TensorFlow's padding."""
-    if _is_same(conv):
-        return conv.stride == (2, 2) and conv.dilation == (1, 1) and all(side % 2 for side in conv.kernel_size)
-    return type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple)
-
-
-def _is_same(conv: nn.Conv2d) -> bool:
-    from timm.layers.conv2d_same import Conv2dSame
-
-    return isinstance(conv, Conv2dSame)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +42,8 @@ class Exported:
         path: The export directory, or the .onnx file in it.
         threads: Threads of the network on a CPU; None for all cores that this process may use.
         int8: Use the quantised network of the directory.
+        calls: How many threads will call it at a time. They compute, too, so that it needs fewer of its own; and where
+            there are several, those wait asleep and not in a loop, since the cores have other work.
 
     Attributes:
         path: The .onnx file.
@@ -57,10 +61,10 @@ class Exported:
         MissingDependencyError: onnxruntime is not installed.
     """
 
-    def __init__(self, path: Path, threads: int | None = None, int8: bool = False) -> None:
+    def __init__(self, path: Path, threads: int | None = None, int8: bool = False, *, calls: int = 1) -> None:
         self.path = _model_file(path, int8)
-        self._threads = threads or usable_cores()
-        self._session = _open_session(self.path, self._threads)
+        self._open = partial(_open_session, threads=threads or usable_cores(), calls=calls)
+        self._session = self._open(self.path)
         self.facts = _read_facts(self.path, self._session.get_modelmeta().custom_metadata_map)
         self.classes = tuple(str(name) for name in self.facts["classes"])
         self.geometry = Geometry(**self.facts["geometry"])
@@ -71,11 +75,17 @@ class Exported:
         card = self.path.with_name(CARD)
         self.card = card if card.is_file() else None
         self._maps: Any = None
+        self._opening_maps = threading.Lock()
 
     @property
     def providers(self) -> tuple[str, ...]:
         """What onnxruntime computes with, the preferred first."""
         return tuple(self._session.get_providers())
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Whether nothing faster than the CPU was found."""
+        return self.providers[0] == _CPU
 
     def probabilities(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Calibrated probabilities.
@@ -100,8 +110,9 @@ class Exported:
             Shape (N, h, w), 0 to 1; None where the export holds no maps (its ``export.json`` says why).
         """
         file = self.path.with_name(EXPORTED_MAPS)
-        if self._maps is None and file.is_file():
-            self._maps = _open_session(file, self._threads)
+        with self._opening_maps:
+            if self._maps is None and file.is_file():
+                self._maps = self._open(file)
         if self._maps is None:
             return None
         (found,) = self._maps.run(None, {"images": _in_rgb(images_NHWC), "classes": classes_N.astype(np.int64)})
@@ -135,10 +146,11 @@ def _model_file(path: Path, int8: bool) -> Path:
     return file
 
 
-def _open_session(file: Path, threads: int) -> Any:
+def _open_session(file: Path, threads: int, calls: int) -> Any:
     library = onnxruntime()
     options = library.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = max(1, threads - calls + 1)  # the calling thread counts as one of them
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if calls == 1 else "0")
     options.log_severity_level = 3  # errors: which operator runs where is nobody's business here
     providers = [_with_options(name) for name in preferred_providers(library.get_available_providers())]
     try:

@@ -60,7 +60,7 @@ class Predictor:
         self.classifier: Classifier
         self._weights = self.source / "model.safetensors"
         self._hash = ""
-        if _is_export(self.source):
+        if is_export(self.source):
             if device != "auto":
                 raise ConfigError(
                     f"an export computes where onnxruntime can, not on {device!r}. Leave --device out, or name the run "
@@ -72,7 +72,7 @@ class Predictor:
                 self._hash = str(found.facts["weights"])
             return
         export = self.source / EXPORT_FOLDER
-        serves = _is_export(export) and ((export / EXPORTED_MAPS).is_file() or not needs_maps)
+        serves = is_export(export) and ((export / EXPORTED_MAPS).is_file() or not needs_maps)
         if serves and device == "auto" and not any(Path(name).exists() for name in _GPU_DEVICES):
             with suppress(MissingDependencyError):
                 self.classifier = _exported(export)
@@ -260,13 +260,14 @@ def require_model(path: Path) -> None:
     Raises:
         RunError: It is neither.
     """
-    if not _is_export(path):
+    if not is_export(path):
         from tintype.rundir import RunDir
 
         RunDir(path).require_complete()
 
 
-def _is_export(path: Path) -> bool:
+def is_export(path: Path) -> bool:
+    """Whether a path is an export or a file of one, by its name or what lies in it."""
     return path.suffix == ".onnx" or (path / EXPORTED_MODEL).is_file()
 
 

@@ -23,6 +23,7 @@ from tintype.data.split import Split
 from tintype.errors import NonFiniteError, RankError, RunInterrupted
 from tintype.evaluation.predict import loss_and_accuracy, predict
 from tintype.models.network import Network
+from tintype.models.quick import QuickTraining
 from tintype.ranks.world import World
 from tintype.records import EpochRecord, Finding, OnProgress, Predictions, silent
 from tintype.runtime import Runtime
@@ -121,12 +122,13 @@ def fit(
     if start is not None:
         loop.begin_with(start)
     stopped_early = False
-    while loop.progress.epoch < config.epochs and not stopped_early:
-        record = loop.run_epoch(on_progress, should_stop, should_finish)
-        on_epoch(record)
-        waited = epochs_without_gain(config, loop.progress.history)
-        stopped_early = config.early_stopping is not None and waited >= config.early_stopping
-        stopped_early |= loop.progress.epoch < config.epochs and loop.is_over(should_finish)
+    with loop.quick:
+        while loop.progress.epoch < config.epochs and not stopped_early:
+            record = loop.run_epoch(on_progress, should_stop, should_finish)
+            on_epoch(record)
+            waited = epochs_without_gain(config, loop.progress.history)
+            stopped_early = config.early_stopping is not None and waited >= config.early_stopping
+            stopped_early |= loop.progress.epoch < config.epochs and loop.is_over(should_finish)
     return loop.finish(stopped_early)
 
 
@@ -178,6 +180,7 @@ class TrainingLoop:
             labels = self.cache.index.labels[self.split.train]
             weights_K = balanced_class_weights(labels, len(self.cache.index.classes))
             self.class_weights_K = torch.from_numpy(weights_K).to(device)
+        self.quick = QuickTraining(self.network, device)
         self.is_warm = self.world.is_alone
         self.saved_at = time.monotonic()
         self.save_seconds = 0.0
@@ -455,6 +458,7 @@ class TrainingLoop:
     def _explanation(self, batch: Batch) -> Finding:
         files = [self.cache.index.paths[number] for number in batch.indices.tolist()]
         rate = float(self.optimizer.param_groups[0]["lr"])
+        self.quick.undo()  # layers are looked at one by one
         return explain_non_finite(self.network, batch.images, files, list(self.recent_losses), rate, self.runtime)
 
 

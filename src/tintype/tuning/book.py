@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 RESULT = "result"
 """Attribute of a trial: what :func:`facts_of` gives."""
 
+FAR_BEHIND = 2.0
+"""Fine-tuning rarely makes up for twice the errors of the features with which it begins."""
+
 COMPETING: tuple[TrialRole, ...] = ("search", "default", "logistic")
 """Those among which the winner is chosen; repeats count for what they repeat."""
 
@@ -159,6 +162,28 @@ def finalists(entries: Sequence[Entry], count: int) -> list[Entry]:
     best = sorted((item for item in entries if item.competes), key=lambda item: item.key, reverse=True)[:count]
     least = min((item.interval.low for item in best[:1]), default=0.0)
     return [item for item in best if item.interval.high >= least]
+
+
+def far_behind(entries: Sequence[Entry]) -> dict[str, str]:
+    """Backbones that are not worth fine-tuning, and why: heads on what others say do far better than those on theirs.
+
+    Not before each has had a head, and where more than :data:`FAR_BEHIND` times the errors leave no doubt.
+    """
+    best: dict[str, Entry] = {}
+    for entry in entries:
+        settings = entry.facts.get("settings", {})
+        if entry.competes and settings.get("model.freeze") == "all":
+            backbone = settings["model.backbone"]
+            best[backbone] = max(best.get(backbone, entry), entry, key=lambda item: item.key)
+    if not best:
+        return {}
+    first = max(best, key=lambda backbone: best[backbone].key)
+    errors, most = {name: 1 - entry.facts["accuracy"] for name, entry in best.items()}, 1 - best[first].interval.low
+    return {
+        name: f"heads on it are wrong on {errors[name]:.1%}, those on {first} on {errors[first]:.1%}"
+        for name, entry in best.items()
+        if errors[name] > FAR_BEHIND * errors[first] and 1 - entry.interval.high > most
+    }
 
 
 def choose_winner(entries: Sequence[Entry]) -> Entry | None:

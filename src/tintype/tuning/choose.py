@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pydantic import BaseModel
@@ -118,7 +119,8 @@ def _transfer(names: list[str], data: Prepared, given: frozenset[str], wanted: R
             "(--space FILE)."
         )
     reason = f"{reason}; heads alone, since nothing else shall train" if heads_only else reason
-    return TransferSpace(names, len(data.split.train), _policies(data, given), reason, heads_only)
+    side = math.inf if "data.image_size" in given else _side(data)
+    return TransferSpace(names, len(data.split.train), _policies(data, given), reason, heads_only, side)
 
 
 def _policies(data: Prepared, given: frozenset[str]) -> tuple[str, ...]:

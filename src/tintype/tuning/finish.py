@@ -75,8 +75,9 @@ def closing_seconds(trainer: Trainer, changes: Mapping[str, Any]) -> float:
     if built.cut is not None and not flip:
         return CLOSING_SECONDS  # what frozen layers said of all images is at hand
     timed = split.validation[:TIMED_IMAGES]
-    began = time.monotonic()
-    predict(built.network, data.cache, timed, built.runtime, "validation", flip_average=flip)
+    for _ in range(2):  # the first time builds kernels
+        began = time.monotonic()
+        predict(built.network, data.cache, timed, built.runtime, "validation", flip_average=flip)
     return CLOSING_SECONDS + (time.monotonic() - began) / len(timed) * images
 
 
@@ -127,12 +128,15 @@ def finish(search: Search) -> Ended | None:
     winner = choose_winner(entries)
     if winner is None:
         return None
+    longest = _worth_training_longer(search, entries, winner)
+    trained = _train_longer(search, longest) if longest is not None else None
+    if isinstance(trained, Trained) and longest is not None and _is_better(trained, entries, winner):
+        winner = longest
     selection = judge(entries, winner)
-    trained = _train_longer(search, winner)
     kept = search.folder.kept(winner.number)
     final: dict[str, Any] = {}
     again: LearntBefore | None = None
-    if isinstance(trained, Trained) and (kept is None or _is_better(trained, entries, winner)):
+    if isinstance(trained, Trained) and longest is winner and (kept is None or _is_better(trained, entries, winner)):
         changes, again = trained.changes, _learnt_again(trained)
         final = facts_of(trained.score, len(search.schedule.stages), changes, search.clock.seconds)
         note = f"trained anew for {trained.score.epochs:.3g} epochs with the time that was left"
@@ -141,18 +145,32 @@ def finish(search: Search) -> Ended | None:
         if kept is not None:
             again = _kept_again(*kept)
         note = "the weights of its trial" if kept is not None else "its trial's training, made again"
-        if isinstance(trained, Trained):
-            note += ", since a longer training was no better on the validation images"
+        if isinstance(trained, Trained) and longest is not None:
+            of = "" if longest is winner else f" of trial {longest.number}"
+            note += f", since a longer training{of} was no better on the validation images"
     write_best(search, changes, again, with_test=True)
     search.ledger.set_attribute(FINAL, final)
     search.ledger.set_attribute(ENDED, winner.number)
     return Ended(winner, selection, final, note)
 
 
+def _worth_training_longer(search: Search, entries: list[Entry], winner: Entry) -> Entry | None:
+    """What gets the time that is left: the winner, or where its training would be the same again, what is near it.
+
+    A head has learnt all that it can in seconds, where a network that trains on has only begun.
+    """
+    if _trains_in_steps(search, winner):
+        return winner
+    near = [
+        item
+        for item in entries
+        if item.competes and _trains_in_steps(search, item) and item.interval.high >= winner.interval.low
+    ]
+    return max(near, key=lambda item: mean_key(entries, item), default=None)
+
+
 def _train_longer(search: Search, winner: Entry) -> Trained | Failed | None:
-    """The winner's last training; None where it would be the same again, or there is no time."""
-    if not _trains_in_steps(search, winner):
-        return None
+    """A candidate's last training; None where there is no time for more than it had."""
     schedule, trainer = search.schedule, search.trainer
     # Candidates differ in how long they take to be judged; the time by which the machine is slower is in the winner's.
     closing = max(schedule.closing * trainer.slowness, closing_seconds(trainer, winner.facts["changes"]))

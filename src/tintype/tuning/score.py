@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype.evaluation.stats import wilson
+from tintype.records import Interval
+
 
 @dataclass(frozen=True)
 class Score:
@@ -29,6 +32,16 @@ class Score:
     parameters: int
     epochs: float
     image_size: int
+
+    @property
+    def key(self) -> tuple[float, float]:
+        """Sorts the best last: by accuracy, then by loss."""
+        return self.accuracy, -self.loss
+
+    @property
+    def interval(self) -> Interval:
+        """Wilson's, of the accuracy."""
+        return wilson(int(self.right.sum()), len(self.right))
 
 
 @dataclass(frozen=True)

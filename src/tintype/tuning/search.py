@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tintype.errors import RunInterrupted
 from tintype.report import text
-from tintype.tuning.book import RESULT, Entry, entries_of, facts_of
+from tintype.tuning.book import RESULT, Entry, entries_of, facts_of, far_behind
 from tintype.tuning.budget import Clock, Schedule, Stage
 from tintype.tuning.folder import TuneFolder
 from tintype.tuning.heads import HeadBatch
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 HEADS_AT_ONCE = 32
+FEATURE_PARAMETERS = ("what", "model.backbone", "data.side", "fit.views")
+"""What heads that train together have in common."""
+
 IDLE_BATCHES = 3
 """So many batches of heads without a better one, and the backbone's turn has come."""
 
@@ -71,12 +74,12 @@ class Search:
     after_trial: Callable[[], None]
     until: float | None = None
     has_any: bool = False
-    leader: tuple[tuple[float, float], bool] | None = None
     best: tuple[float, float] | None = None
     heads: HeadBatch = field(init=False)
-    view_seconds: dict[str, float] = field(default_factory=dict)
+    view_seconds: dict[tuple[str, int | None], float] = field(default_factory=dict)
     idle_batches: int = 0
-    best_head: tuple[float, float] | None = None
+    best_head: Score | None = None
+    best_stepped: Score | None = None
 
     def __post_init__(self) -> None:
         self.heads = HeadBatch(self.trainer.prepared, self.trainer.watch)
@@ -111,21 +114,30 @@ class Search:
         return (self._search_ends() if self.until is None else self.until) - self.clock.seconds
 
     def _search_ends(self) -> float:
-        """Seconds from the beginning. A head that leads needs no longer training, so its time is for the search.
+        """Seconds from the beginning. A head needs no longer training, so where heads lead its time is for the search.
 
         Heads tell nothing of how slow the machine has become, so that twice the time for judging is left.
         """
         if not self.has_any:
             return self.schedule.ends
-        trains_in_steps = self.leader is None or self.leader[1]
-        longer = 0.0 if trains_in_steps else max(0.0, self.schedule.final - self.schedule.closing)
+        longer = max(0.0, self.schedule.final - self.schedule.closing) if self._heads_lead() else 0.0
         return self.schedule.search_ends + longer
 
+    def _heads_lead(self) -> bool:
+        """Whether no last training is to be expected: what trains in steps is left behind, or was not asked for."""
+        head, stepped = self.best_head, self.best_stepped
+        if head is None:
+            return False
+        if stepped is None:
+            return isinstance(self.space, TransferSpace) and self.space.heads_only
+        return stepped.interval.high < head.interval.low
+
     def _note_leader(self, score: Score, trains_in_steps: bool) -> None:
-        key = score.accuracy, -score.loss
         self.has_any = True
-        if self.leader is None or key > self.leader[0]:
-            self.leader = key, trains_in_steps
+        if trains_in_steps:
+            self.best_stepped = max(self.best_stepped or score, score, key=lambda item: item.key)
+        else:
+            self.best_head = max(self.best_head or score, score, key=lambda item: item.key)
 
     def turn(self) -> None:
         """One trial, or a batch of heads."""
@@ -134,7 +146,14 @@ class Search:
         elif self.space.heads_only or self._heads_are_next():
             self._heads_turn()
         else:
-            self.do(self.ledger.ask(fixed={"what": FINE_TUNING})[0])
+            self.do(self.ledger.ask(fixed={"what": FINE_TUNING, **self._only_backbone()})[0])
+
+    def _only_backbone(self) -> dict[str, Any]:
+        """The backbone, where all others are far behind it."""
+        assert isinstance(self.space, TransferSpace)
+        behind = far_behind(self.entries())
+        near = [backbone for backbone in self.space.backbones if backbone not in behind]
+        return {"model.backbone": near[0]} if len(near) == 1 else {}
 
     def _heads_are_next(self) -> bool:
         spent = self.clock.seconds > HEADS_SHARE * self.schedule.search_ends
@@ -142,7 +161,7 @@ class Search:
 
     def _heads_turn(self) -> None:
         """As many heads as train together, on the features that the first of them draws."""
-        first = self.ledger.ask(fixed={"what": HEAD})[0]
+        first = self.ledger.ask(fixed={"what": HEAD, **self._only_backbone()})[0]
         candidate = self._drawn_candidate(first)
         if candidate is None or not candidate.features:
             self.do(first)
@@ -151,9 +170,7 @@ class Search:
             self.ledger.note(first, settings=candidate.settings, cause="its features take too long for this budget")
             self.ledger.tell(first, pruned=True)
             return
-        shared: dict[str, Any] = {
-            name: first.params[name] for name in ("what", "model.backbone", "fit.views") if name in first.params
-        }
+        shared: dict[str, Any] = {name: first.params[name] for name in FEATURE_PARAMETERS if name in first.params}
         left = HEADS_AT_ONCE if self.wanted is None else self.wanted - self._drawn()
         missing = max(0, min(HEADS_AT_ONCE, left) - 1)
         others = self.ledger.ask(missing, fixed=shared) if missing else []
@@ -180,7 +197,7 @@ class Search:
         if candidate.features in self.heads.kept:
             return False
         views: int = candidate.settings["fit.views"]
-        a_view = self.view_seconds.get(candidate.settings["model.backbone"], 0.0)
+        a_view = self.view_seconds.get(_seen_by(candidate.settings), 0.0)
         return views * a_view > min(self._features_limit(), self.time_left())
 
     def _features_limit(self) -> float:
@@ -209,10 +226,9 @@ class Search:
         except Exception as error:
             scores = [failure(error)] * len(batch)
         if is_new:  # the heads' own seconds are few beside those of a whole pass
-            known = self.view_seconds.get(settings["model.backbone"], 0.0)
-            self.view_seconds[settings["model.backbone"]] = max(
-                known, (self.clock.seconds - began) / settings["fit.views"]
-            )
+            seen = _seen_by(settings)
+            a_view = (self.clock.seconds - began) / settings["fit.views"]
+            self.view_seconds[seen] = max(self.view_seconds.get(seen, 0.0), a_view)
         better = False
         for (trial, candidate), score in zip(batch, scores, strict=True):
             better |= self._tell_head(trial, candidate, score)
@@ -228,26 +244,31 @@ class Search:
         facts = facts_of(score, len(self.schedule.stages), candidate.settings, self.clock.seconds)
         self.ledger.note(trial, settings=candidate.settings, **{RESULT: {**facts, "spent": score.seconds}})
         self.ledger.tell(trial, score.accuracy)
+        if is_best := self.best_head is None or score.key > self.best_head.key:
+            self._say(trial, score)
         self._note_leader(score, trains_in_steps=False)
-        key = score.accuracy, -score.loss
-        if self.best_head is not None and key <= self.best_head:
-            return False
-        self.best_head = key
-        self._say(trial, score)
-        return True
+        return is_best
 
     def do(self, trial: Trial) -> None:
         """Train one trial, in as many stages as it deserves."""
         role = trial.user_attrs.get("role", "search")
         if role == "search":
-            candidate = self._drawn_candidate(trial)
-            assert candidate is not None
-            self._through_stages(trial, candidate.settings, self.schedule.stages)
+            self._do_drawn(trial)
         elif role == "logistic":  # one layer has learnt what it can long before a network has
             self._through_stages(trial, trial.user_attrs["settings"], self.schedule.stages[-2:-1])
         else:
             self._through_stages(trial, trial.user_attrs["settings"], self.schedule.stages[-1:])
         self.after_trial()
+
+    def _do_drawn(self, trial: Trial) -> None:
+        candidate = self._drawn_candidate(trial)
+        assert candidate is not None
+        why = far_behind(self.entries()).get(candidate.settings.get("model.backbone", ""))
+        if why is not None and not candidate.features:
+            self.ledger.note(trial, settings=candidate.settings, cause=why)
+            self.ledger.tell(trial, pruned=True)
+            return
+        self._through_stages(trial, candidate.settings, self.schedule.stages)
 
     def _through_stages(self, trial: Trial, settings: Mapping[str, Any], stages: Sequence[Stage]) -> None:
         """Train in one stage after the other, each anew and longer, until the pruner or the time says no."""
@@ -346,3 +367,8 @@ class Search:
                 time.sleep(WAIT_SECONDS)
             else:
                 return
+
+
+def _seen_by(settings: Mapping[str, Any]) -> tuple[str, int | None]:
+    """The backbone, and the side of the images: what a view costs depends on both."""
+    return settings["model.backbone"], settings.get("data.image_size")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -66,6 +67,28 @@ def test_clients_get_their_own_answers_from_common_batches() -> None:
     assert sum(classifier.batches) == 60
     assert max(classifier.batches) == 8
     assert len(classifier.batches) <= 10
+
+
+def test_lanes_compute_at_the_same_time_and_share_what_waits() -> None:
+    class Together(Colours):
+        meeting = threading.Barrier(2)
+
+        def probabilities(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+            self.meeting.wait(5)  # fails unless another call is under way
+            return super().probabilities(images_NHWC)
+
+    classifier = Together(seconds=0.01)
+    with batching(classifier, Limits(batch=1, lanes=2, wait_seconds=0)) as batcher:
+
+        async def work() -> None:
+            assert await ask(batcher, *IMAGES, IMAGES[0]) == [0, 1, 2, 0]
+            wanted = [number % 3 for number in range(20)]
+            answers = await asyncio.gather(*(ask(batcher, IMAGES[number]) for number in wanted))
+            assert [answer for (answer,) in answers] == wanted
+
+        run(work)
+        assert batcher.pending == 0
+    assert classifier.batches == [1] * 24
 
 
 def test_a_client_that_is_alone_never_waits() -> None:

@@ -1,4 +1,4 @@
-"""Images of all clients, seen by the network in batches: one thread owns it, and takes what waits."""
+"""Images of all clients, seen by the network in batches: a few threads call it, and take what waits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -49,13 +50,13 @@ class _Waiting:
 class Batcher:
     """Hands images to the network.
 
-    A batch holds what waits when the network is free. The network waits in turn, for a moment, only while images are on
+    A batch holds what waits when a thread is free. The thread waits in turn, for a moment, only while images are on
     their way that could join the batch; so a client that is alone never waits.
 
     Args:
-        classifier: Called from one thread alone.
-        limits: Batch, wait and queue.
-        on_batch: Told the number of images and the seconds of each batch, from that thread.
+        classifier: Called from ``limits.lanes`` threads at once.
+        limits: Batch, lanes, wait and queue.
+        on_batch: Told the number of images and the seconds of each batch, from those threads.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class Batcher:
         self._is_closed = False
         self._seconds_each = 0.0
         self._pending = 0
-        self._thread = threading.Thread(target=self._work, name="network", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._work, name=f"network {lane}", daemon=True) for lane in range(limits.lanes)
+        ]
 
     @property
     def pending(self) -> int:
@@ -78,18 +81,22 @@ class Batcher:
         return self._pending
 
     def start(self) -> None:
-        """Begin, after the network has seen one batch, whose memory it takes now and not with the first client."""
+        """Begin, after the network has seen full batches, whose memory it takes now and not with the first clients."""
         size, channels = self._classifier.geometry.size, self._classifier.geometry.channels
-        self._classifier.probabilities(np.zeros((self._limits.batch, size, size, channels), np.uint8))
-        self._thread.start()
+        black_NHWC = np.zeros((self._limits.batch, size, size, channels), np.uint8)
+        with ThreadPoolExecutor(self._limits.lanes) as pool:
+            list(pool.map(self._classifier.probabilities, [black_NHWC] * self._limits.lanes))
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """End when everything that waits has been seen."""
         with self._changed:
             self._is_closed = True
-            self._changed.notify()
-        if self._thread.ident is not None:
-            self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
 
     def hold(self) -> Hold:
         """Places for the images of one request, none yet.
@@ -119,7 +126,7 @@ class Batcher:
         if coming:
             with self._changed:
                 self._coming -= coming
-                self._changed.notify()
+                self._changed.notify_all()
 
     async def see(self, images_HWC: Sequence[NDArray[np.uint8]], explain: bool, coming: int) -> list[Seen]:
         """What the network says about images.
@@ -134,11 +141,11 @@ class Batcher:
         with self._changed:
             self._coming -= coming
             self._waiting.extend(waiting)
-            self._changed.notify()
+            self._changed.notify_all()
         return list(await asyncio.gather(*(item.future for item in waiting)))
 
     def _busy(self) -> Refusal:
-        seconds = min(max(1, math.ceil(self._pending * self._seconds_each)), LONGEST_RETRY)
+        seconds = min(max(1, math.ceil(self._pending * self._seconds_each / self._limits.lanes)), LONGEST_RETRY)
         return Refusal(503, "the server has as many images as it can take; try again.", seconds)
 
     def _work(self) -> None:

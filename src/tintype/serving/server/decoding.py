@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 LARGE_MEGAPIXELS = 16.0
 """Larger images are decoded one at a time, so that a few of them neither fill the memory nor hold up all others."""
 
+Source = bytes | NDArray[np.uint8]
+Decoded = NDArray[np.uint8] | str
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -44,7 +47,7 @@ class Decoder:
         async with self._alone:
             return await self.run(function, *args, **kwargs)
 
-    async def decode(self, sources: Sequence[bytes | NDArray[np.uint8]]) -> list[NDArray[np.uint8] | str]:
+    async def decode(self, sources: Sequence[Source]) -> list[Decoded]:
         """Each image in the network's own size, uint8 (S, S, C), or the reason why it cannot be read.
 
         Args:
@@ -52,23 +55,25 @@ class Decoder:
         """
         return list(await asyncio.gather(*map(self._one, sources)))
 
-    async def _one(self, source: bytes | NDArray[np.uint8]) -> NDArray[np.uint8] | str:
-        found = await self.run(self._unless_large, source)
-        if found is not None:
-            return found
+    async def _one(self, source: Source) -> Decoded:
+        found = await self.run(self.decode_unless_large, source)
+        return await self.decode_large(source) if found is None else found
+
+    async def decode_large(self, source: Source) -> Decoded:
+        """Likewise, for one image when its turn has come."""
         return await self.run_alone(self._now, source)
 
-    def _unless_large(self, source: bytes | NDArray[np.uint8]) -> NDArray[np.uint8] | str | None:
-        if isinstance(source, bytes):
+    def decode_unless_large(self, source: Source) -> Decoded | None:
+        """Likewise, in this very thread; None for a large image, of which nothing but the header has been read."""
+        most = self._classifier.max_megapixels
+        if isinstance(source, bytes) and most > LARGE_MEGAPIXELS:
             try:
-                header = read_header(source, self._classifier.max_megapixels)
+                return decode_image(source, self._classifier.geometry, LARGE_MEGAPIXELS)
             except UnreadableImageError as error:
-                return str(error)
-            if header.width * header.height > 1e6 * LARGE_MEGAPIXELS:
-                return None
+                return _reason(source, most, error)
         return self._now(source)
 
-    def _now(self, source: bytes | NDArray[np.uint8]) -> NDArray[np.uint8] | str:
+    def _now(self, source: Source) -> Decoded:
         try:
             return decode_image(source, self._classifier.geometry, self._classifier.max_megapixels)
         except UnreadableImageError as error:
@@ -77,3 +82,12 @@ class Decoder:
     def close(self) -> None:
         """End the threads; what has begun is finished."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _reason(source: bytes, most: float, error: UnreadableImageError) -> str | None:
+    """Why an image was not decoded; None where it is large, within the limit. The header is read again only then."""
+    try:
+        header = read_header(source, most)
+    except UnreadableImageError as refused:
+        return str(refused)
+    return None if header.width * header.height > 1e6 * LARGE_MEGAPIXELS else str(error)

@@ -20,7 +20,8 @@ from tintype.serving.server.answers import (
     describe_label,
     picture,
 )
-from tintype.serving.server.batching import Seen
+from tintype.serving.server.batching import Hold, Seen
+from tintype.serving.server.decoding import Decoded
 from tintype.serving.server.limits import Refusal
 from tintype.serving.server.service import Service
 from tintype.serving.server.uploads import Upload, split_body
@@ -64,20 +65,36 @@ def predict_routes(service: Service) -> APIRouter:
     ) -> Response:
         """Label images: several as files of a form, or one as the body."""
         with service.batcher.hold() as held:
-            async with service.intake.body(request, service.limits.body_bytes) as body, in_time(service):
-                uploads = await service.decoder.run(
-                    split_body, body, request.headers.get("content-type", ""), service.limits.images
-                )
-                held.grow(len(uploads))
-                decoded = await service.decoder.decode([upload.content for upload in uploads])
+            names, decoded = await _read(service, request, held)
             async with in_time(service):
                 seen = await held.see([image for image in decoded if not isinstance(image, str)], explain)
-                answers = await _describe(service, uploads, decoded, seen, top)
+                answers = await _describe(service, names, decoded, seen, top)
         content = {"model": service.name, "threshold": service.classifier.threshold, "predictions": answers}
         status = 200 if seen else 422
         return Response(json.dumps(content, ensure_ascii=False), status, media_type="application/json")
 
     return router
+
+
+async def _read(service: Service, request: Request, held: Hold) -> tuple[list[str], list[Decoded]]:
+    """The names of a request's images, and the images; its body is forgotten."""
+    async with service.intake.body(request, service.limits.body_bytes) as body, in_time(service):
+        held.grow(1)
+        uploads, first = await service.decoder.run(_begin, service, body, request.headers.get("content-type", ""))
+        held.grow(len(uploads) - 1)
+        contents = [upload.content for upload in uploads]
+        if first is None:
+            first = await service.decoder.decode_large(contents[0])
+        return [upload.name for upload in uploads], [first, *await service.decoder.decode(contents[1:])]
+
+
+def _begin(service: Service, body: bytes, content_type: str) -> tuple[list[Upload], Decoded | None]:
+    """The images of a request, and the first of them decoded at once, unless it is large.
+
+    Most requests have one image, which then changes threads once.
+    """
+    uploads = split_body(body, content_type, service.limits.images)
+    return uploads, service.decoder.decode_unless_large(uploads[0].content)
 
 
 @asynccontextmanager
@@ -96,22 +113,22 @@ async def in_time(service: Service) -> AsyncIterator[None]:
 
 async def _describe(
     service: Service,
-    uploads: Sequence[Upload],
+    names: Sequence[str],
     decoded: Sequence[NDArray[np.uint8] | str],
     seen: Sequence[Seen],
     top: int | None,
 ) -> list[dict[str, Any]]:
-    """A :class:`Prediction` for each upload; ``seen`` has one item for each that could be decoded."""
+    """A :class:`Prediction` for each image; ``seen`` has one item for each that could be decoded."""
     classifier = service.classifier
     rest = iter(seen)
     answers = []
-    for upload, image in zip(uploads, decoded, strict=True):
+    for name, image in zip(names, decoded, strict=True):
         if isinstance(image, str):
             service.metrics.unreadable()
-            answers.append(describe_failure(upload.name, image))
+            answers.append(describe_failure(name, image))
             continue
         found = next(rest)
-        answer = describe_label(upload.name, classifier.classes, found.probabilities, classifier.threshold, top)
+        answer = describe_label(name, classifier.classes, found.probabilities, classifier.threshold, top)
         service.metrics.labelled(answer["label"], answer["sure"])
         if found.map is not None:
             answer["explanation"] = await service.decoder.run(picture, image, found.map)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +12,11 @@ from typing import TYPE_CHECKING
 from tintype.errors import ConfigError, MissingDependencyError
 from tintype.ranks.torchrun import usable_cores
 from tintype.rundir import RunDir
-from tintype.serving.predictor import EXPORT_FOLDER, EXPORTED_MODEL
+from tintype.serving.predictor import EXPORT_FOLDER, is_export
 from tintype.watch import Watch
 
 if TYPE_CHECKING:
-    from tintype.serving.exported import Exported
+    from tintype.serving.server.limits import Limits
     from tintype.serving.server.service import Documents
 
 LOOPBACK = ("127.", "::1", "localhost")
@@ -28,11 +30,12 @@ def serve(
     token_file: str | Path | None = None,
     max_upload: float = 20.0,
     queue: int = 256,
-    batch: int = 16,
+    batch: int | None = None,
     threads: int | None = None,
     int8: bool = False,
     access_log: bool = False,
     watch: Watch = Watch(),
+    showing: Callable[[], AbstractContextManager[Watch]] | None = None,
 ) -> None:
     """Answer requests until SIGTERM or Ctrl-C, then finish what was accepted.
 
@@ -43,11 +46,12 @@ def serve(
         token_file: Holds the token that clients must know; None takes TINTYPE_TOKEN, or lets everybody in.
         max_upload: MiB of one request.
         queue: Images that may wait for their answers.
-        batch: Images that the network sees at once, at most.
+        batch: Images that the network sees at once, at most; None takes 4 on a CPU and 16 elsewhere.
         threads: Of the network; None for the cores there are.
         int8: Use the export's quantised network.
         access_log: Write a line for each request on stderr.
         watch: Is told where the server listens.
+        showing: Shows the progress of the export where one has to be made first; None tells ``watch`` of it.
 
     Raises:
         ConfigError: An option cannot be used.
@@ -60,24 +64,21 @@ def serve(
         raise MissingDependencyError(
             f"serving needs {error.name}, which is not installed: pip install 'tintype[serve]'"
         ) from None
+    from tintype.serving.exported import Exported
     from tintype.serving.server.guard import read_token
-    from tintype.serving.server.limits import MIB, Limits
+    from tintype.serving.server.limits import CPU_LANES
     from tintype.serving.server.service import Service
 
     for name, value in (("max_upload", max_upload), ("queue", queue), ("batch", batch)):
-        if value <= 0:
+        if value is not None and value <= 0:
             raise ConfigError(f"{name} must be more than 0. Got {value}.")
     token = read_token(None if token_file is None else Path(token_file))
-    limits = Limits(queue=queue, batch=batch, decoders=max(2, usable_cores()))
-    body_bytes = int(max_upload * MIB)
-    limits = replace(
-        limits, body_bytes=body_bytes, text_bytes=min(limits.text_bytes, body_bytes), images=min(limits.images, queue),
-        buffered_bytes=max(limits.buffered_bytes, 4 * body_bytes),
-    )  # fmt: skip
     # Before the model is read, which takes a while, and would be for nothing where the port is taken.
     listener = listen(host, port)
     with listener:
-        classifier = load_export(Path(path), threads, int8, watch)
+        export = require_export(Path(path), int8, watch, showing or (lambda: nullcontext(watch)))
+        classifier = Exported(export, threads, int8, calls=CPU_LANES)
+        limits = _limits(max_upload, queue, batch, threads or usable_cores(), classifier.is_on_cpu)
         name = model_name(classifier.name)
         service = Service(classifier, name, limits, token, documents_of(classifier.path.parent, classifier.card))
         address = listener.getsockname()
@@ -92,25 +93,36 @@ def serve(
     watch.on_message("stopped; everything that was accepted is answered")
 
 
-def load_export(path: Path, threads: int | None, int8: bool, watch: Watch) -> Exported:
-    """The exported network of a run or of an export; made where a run has none.
+def _limits(max_upload: float, queue: int, batch: int | None, threads: int, is_on_cpu: bool) -> Limits:
+    from tintype.serving.server.limits import CPU_BATCH, CPU_LANES, MIB, Limits
+
+    limits = Limits(queue=queue, decoders=max(2, usable_cores()))
+    if is_on_cpu:
+        limits = replace(limits, batch=CPU_BATCH, lanes=min(threads, CPU_LANES), wait_seconds=0.0)
+    body_bytes = int(max_upload * MIB)
+    return replace(
+        limits, batch=batch or limits.batch, body_bytes=body_bytes, text_bytes=min(limits.text_bytes, body_bytes),
+        images=min(limits.images, queue), buffered_bytes=max(limits.buffered_bytes, 4 * body_bytes),
+    )  # fmt: skip
+
+
+def require_export(path: Path, int8: bool, watch: Watch, showing: Callable[[], AbstractContextManager[Watch]]) -> Path:
+    """The export directory or file that a path stands for; made where a run has none.
 
     Raises:
-        RunError: There is no finished run and no export.
+        RunError: There is no finished run and no export, or it cannot be exported.
     """
-    from tintype.serving.exported import Exported
-
-    if path.is_file() or (path / EXPORTED_MODEL).exists():
-        return Exported(path, threads, int8)
+    if is_export(path):
+        return path
     export = path / EXPORT_FOLDER
     if not export.exists():
-        run_dir = RunDir(path)
-        run_dir.require_complete()
-        from tintype.serving.export import export_run
+        from tintype.serving.apart import export_apart
 
+        RunDir(path).require_complete()
         watch.on_message(f"{path} has no export yet: making {export}")
-        export_run(run_dir, None, int8=int8, watch=watch)
-    return Exported(export, threads, int8)
+        with showing() as shown:
+            export_apart(path, int8=int8, watch=shown)
+    return export
 
 
 def documents_of(export: Path, card: Path | None) -> Documents:

@@ -5,18 +5,21 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
+from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
 from tintype.serving.server.answers import Problem
+from tintype.serving.server.batching import Hold
 from tintype.serving.server.limits import Refusal
 from tintype.serving.server.predict import in_time
 from tintype.serving.server.service import Service
-from tintype.serving.server.tensors import INPUT, parse_request, write_response
+from tintype.serving.server.tensors import INPUT, Asked, parse_request, write_response
 
 HEADER_LENGTH = "inference-header-content-length"
 TENSOR = {"type": "object", "required": ["name", "datatype", "shape"]}
@@ -92,19 +95,10 @@ def v2_routes(service: Service) -> APIRouter:
     async def infer(name: str, request: Request) -> Response:
         """Label images that are RGB tensors of any one size."""
         require(name)
-        length = request.headers.get(HEADER_LENGTH)
-        most = service.limits.text_bytes if length is None else service.limits.body_bytes
         with service.batcher.hold() as held:
-            async with service.intake.body(request, most) as body, in_time(service):
-                run = service.decoder.run_alone if length is None else service.decoder.run
-                asked = await run(parse_request, body, length, service.limits.images)
-                held.grow(len(asked.images))
-                decoded = await service.decoder.decode(list(asked.images))
-            reasons = [image for image in decoded if isinstance(image, str)]
-            if reasons:
-                raise Refusal(400, f"{reasons[0]}.")
+            asked, images = await _read(service, request, held)
             async with in_time(service):
-                seen = await held.see([image for image in decoded if not isinstance(image, str)])
+                seen = await held.see(images)
         probabilities_NK = np.stack([item.probabilities for item in seen])
         _count(service, probabilities_NK)
         content, head = write_response(asked, service.name, classifier.classes, probabilities_NK, classifier.threshold)
@@ -113,6 +107,22 @@ def v2_routes(service: Service) -> APIRouter:
         return Response(content, headers={HEADER_LENGTH: str(head)}, media_type="application/octet-stream")
 
     return router
+
+
+async def _read(service: Service, request: Request, held: Hold) -> tuple[Asked, list[NDArray[np.uint8]]]:
+    """What is asked for, without the images, and the images as the network sees them; the body is forgotten."""
+    length = request.headers.get(HEADER_LENGTH)
+    most = service.limits.text_bytes if length is None else service.limits.body_bytes
+    async with service.intake.body(request, most) as body, in_time(service):
+        run = service.decoder.run_alone if length is None else service.decoder.run
+        asked = await run(parse_request, body, length, service.limits.images)
+        held.grow(len(asked.images))
+        decoded = await service.decoder.decode(list(asked.images))
+    reasons = [image for image in decoded if isinstance(image, str)]
+    if reasons:
+        raise Refusal(400, f"{reasons[0]}.")
+    images = [image for image in decoded if not isinstance(image, str)]
+    return replace(asked, images=np.empty((0, 0, 0, 3), np.uint8)), images
 
 
 def _count(service: Service, probabilities_NK: np.ndarray[Any, np.dtype[np.float32]]) -> None:

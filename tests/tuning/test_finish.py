@@ -1,0 +1,103 @@
+"""Who gets the last training, and what it takes to win by it."""
+
+from __future__ import annotations
+
+import base64
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from tintype.config import RunConfig
+from tintype.tuning import finish as module
+from tintype.tuning.book import Entry
+from tintype.tuning.finish import Ended, finish
+from tintype.tuning.score import Failed, Score
+from tintype.tuning.trainer import Trained
+
+IMAGES = 1000
+HEAD = {"heads.learning_rate": (0.01,), "model.backbone": "resnet20", "model.freeze": "all"}
+
+
+def right(accuracy: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    return np.arange(IMAGES) < round(accuracy * IMAGES)
+
+
+def entry(number: int, accuracy: float, changes: dict[str, Any]) -> Entry:
+    bits = base64.b64encode(np.packbits(right(accuracy)).tobytes()).decode("ascii")
+    facts = {
+        "accuracy": accuracy, "loss": 1 - accuracy, "images": IMAGES, "right": bits, "changes": changes, "seconds": 9.0,
+    }  # fmt: skip
+    return Entry(number, "search", "complete", facts, "")
+
+
+def ended(
+    monkeypatch: pytest.MonkeyPatch, entries: list[Entry], outcome: float | None, *, is_kept: bool = True
+) -> tuple[Ended, list[int], dict[str, Any]]:
+    """What becomes of a search, whose last training reaches so much; who got it; and what was written."""
+    longer: list[int] = []
+    written: dict[str, Any] = {}
+
+    def train_longer(_search: Any, winner: Entry) -> Trained | Failed:
+        longer.append(winner.number)
+        if outcome is None:
+            return Failed("the time was up")
+        score = Score(outcome, 1 - outcome, right(outcome), 50.0, 10, 4.0, 32)
+        built: Any = SimpleNamespace(network=nn.Linear(1, 1), trained=None)
+        return Trained(score, {"fit.epochs": 4}, None, built, SimpleNamespace())  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_train_longer", train_longer)
+    monkeypatch.setattr(module, "write_best", lambda _search, changes, again, **_: written.update(changes))
+    search: Any = SimpleNamespace(
+        entries=lambda: entries,
+        trainer=SimpleNamespace(base=RunConfig()),
+        folder=SimpleNamespace(kept=lambda _: ("weights", (), 0) if is_kept else None),
+        schedule=SimpleNamespace(stages=(1, 2, 3)),
+        clock=SimpleNamespace(seconds=100.0),
+        ledger=SimpleNamespace(set_attribute=lambda *_: None),
+    )
+    found = finish(search)
+    assert found is not None
+    return found, longer, written
+
+
+HEADS_AND_NETWORK = [entry(0, 0.85, HEAD), entry(1, 0.845, {"fit.epochs": 1}), entry(2, 0.6, {"fit.epochs": 2})]
+
+
+def test_a_network_near_the_head_that_leads_trains_on_and_wins_where_it_gets_better(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, longer, written = ended(monkeypatch, HEADS_AND_NETWORK, 0.89, is_kept=False)
+    assert longer == [1]
+    assert found.winner.number == 1
+    assert found.final["accuracy"] == 0.89
+    assert found.note == "trained anew for 4 epochs with the time that was left"
+    assert written == {"fit.epochs": 4}
+
+
+def test_it_does_not_win_where_it_gets_no_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, longer, written = ended(monkeypatch, HEADS_AND_NETWORK, 0.846, is_kept=False)
+    assert longer == [1]
+    assert found.winner.number == 0
+    assert found.final == {}
+    assert found.note.endswith("since a longer training of trial 1 was no better on the validation images")
+    assert written == HEAD
+
+
+def test_what_is_far_behind_a_head_gets_no_last_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, longer, written = ended(monkeypatch, [entry(0, 0.85, HEAD), entry(1, 0.7, {"fit.epochs": 1})], 0.99)
+    assert longer == []
+    assert found.winner.number == 0
+    assert written == HEAD
+
+
+@pytest.mark.parametrize(("outcome", "epochs"), [(0.9, 4), (0.7, 1), (None, 1)])
+def test_a_winner_that_trains_in_steps_keeps_its_weights_where_more_was_no_better(
+    monkeypatch: pytest.MonkeyPatch, outcome: float | None, epochs: int
+) -> None:
+    entries = [entry(0, 0.85, {"fit.epochs": 1}), entry(1, 0.8, HEAD)]
+    found, longer, written = ended(monkeypatch, entries, outcome)
+    assert (longer, found.winner.number) == ([0], 0)
+    assert written == {"fit.epochs": epochs}
