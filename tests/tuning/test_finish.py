@@ -13,8 +13,10 @@ from torch import nn
 from tintype.config import RunConfig
 from tintype.tuning import finish as module
 from tintype.tuning.book import Entry
-from tintype.tuning.finish import Ended, finish
+from tintype.tuning.budget import make_schedule
+from tintype.tuning.finish import Ended, finish, repeat_finalists
 from tintype.tuning.score import Failed, Score
+from tintype.tuning.storage import Queued
 from tintype.tuning.trainer import Trained
 
 IMAGES = 1000
@@ -101,3 +103,26 @@ def test_a_winner_that_trains_in_steps_keeps_its_weights_where_more_was_no_bette
     found, longer, written = ended(monkeypatch, entries, outcome)
     assert (longer, found.winner.number) == ([0], 0)
     assert written == {"fit.epochs": epochs}
+
+
+@pytest.mark.parametrize("heads_lead", [False, True])
+@pytest.mark.parametrize("now", [200.0, 350.0, 410.0])
+def test_finalists_take_nothing_of_a_last_training_that_is_to_come(now: float, *, heads_lead: bool) -> None:
+    schedule = make_schedule(600, 1e9, 10.0)
+    entries = [entry(0, 0.85, {"fit.epochs": 1}), entry(1, 0.84, {"fit.epochs": 2})]
+    asked: list[int] = []
+
+    def enqueue(queued: Queued) -> None:
+        asked.append(queued.attributes["repeat_of"])
+
+    for item in entries:
+        item.facts["settings"] = {}  # type: ignore[index]
+    search: Any = SimpleNamespace(
+        schedule=schedule, clock=SimpleNamespace(seconds=now), entries=lambda: entries, until=None,
+        trainer=SimpleNamespace(base=RunConfig(), slowness=1.0), do_waiting=lambda _: None,
+        ledger=SimpleNamespace(set_attribute=lambda *_: None, enqueue=enqueue), heads_lead=lambda: heads_lead,
+    )  # fmt: skip
+    repeat_finalists(search)
+    assert asked == [0, 1]
+    assert search.until == pytest.approx(590.0 if heads_lead else schedule.search_ends + schedule.repeats)
+    assert schedule.search_ends + schedule.repeats == pytest.approx(590.0 - schedule.final)

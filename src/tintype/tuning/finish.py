@@ -89,7 +89,8 @@ def repeat_finalists(search: Search) -> None:
     search.ledger.set_attribute(CLOSED, True)
     schedule = search.schedule
     is_endless = schedule.ends == float("inf")
-    search.until = schedule.ends if is_endless else min(schedule.ends, search.clock.seconds + schedule.repeats)
+    # A candidate that took longer than the search has cost its finalists time, and not the winner's last training.
+    search.until = schedule.ends if is_endless or search.heads_lead() else schedule.ends - schedule.final
     entries = search.entries()
     best = finalists(entries, FINALISTS)
     seed = search.trainer.base.seed + 1

@@ -120,10 +120,10 @@ class Search:
         """
         if not self.has_any:
             return self.schedule.ends
-        longer = max(0.0, self.schedule.final - self.schedule.closing) if self._heads_lead() else 0.0
+        longer = max(0.0, self.schedule.final - self.schedule.closing) if self.heads_lead() else 0.0
         return self.schedule.search_ends + longer
 
-    def _heads_lead(self) -> bool:
+    def heads_lead(self) -> bool:
         """Whether no last training is to be expected: what trains in steps is left behind, or was not asked for."""
         head, stepped = self.best_head, self.best_stepped
         if head is None:
