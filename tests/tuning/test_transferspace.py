@@ -16,6 +16,7 @@ from tintype.config import ModelConfig, RunConfig
 from tintype.models.build import backbone_of, build_network
 from tintype.models.graph import layers_of, traced
 from tintype.planning import Plan, plan_training
+from tintype.tuning import transferspace
 from tintype.tuning.space import Candidate
 from tintype.tuning.transferspace import FINE_TUNING, TransferSpace, backbones_at_hand, depth_of_share
 
@@ -87,6 +88,16 @@ def test_small_files_may_be_enlarged_less_than_to_what_a_backbone_was_made_for()
     for fits in (224.0, 1000.0):
         large = TransferSpace(("mobilenetv2_100",), 400, (), "they have weights here", side=fits)
         assert all("data.image_size" not in candidate.settings for candidate in drawn(large, 20))
+
+
+def test_backbones_made_for_different_sizes_share_one_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transferspace, "side_of", {"large": 224, "medium": 160, "small": 96}.get)
+    monkeypatch.setattr(transferspace, "depth_of_share", lambda *_: 3)
+    made = TransferSpace(("large", "medium", "small"), 400, ("light",), "they have weights here", side=100)
+    sizes: dict[str, set[int | None]] = {"large": set(), "medium": set(), "small": set()}
+    for candidate in drawn(made, 200):
+        sizes[candidate.settings["model.backbone"]].add(candidate.settings.get("data.image_size"))
+    assert sizes == {"large": {None, 160, 128}, "medium": {None, 128}, "small": {None}}
 
 
 def fine_tuning(**changes: Any) -> dict[str, Any]:

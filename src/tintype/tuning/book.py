@@ -167,7 +167,7 @@ def finalists(entries: Sequence[Entry], count: int) -> list[Entry]:
 def far_behind(entries: Sequence[Entry]) -> dict[str, str]:
     """Backbones that are not worth fine-tuning, and why: heads on what others say do far better than those on theirs.
 
-    Not before each has had a head, and where more than :data:`FAR_BEHIND` times the errors leave no doubt.
+    Of those that have had a head, and where more than :data:`FAR_BEHIND` times the errors leave no doubt.
     """
     best: dict[str, Entry] = {}
     for entry in entries:

@@ -131,13 +131,14 @@ def finish(search: Search) -> Ended | None:
         return None
     longest = _worth_training_longer(search, entries, winner)
     trained = _train_longer(search, longest) if longest is not None else None
-    if isinstance(trained, Trained) and longest is not None and _is_better(trained, entries, winner):
+    is_better = isinstance(trained, Trained) and _is_better(trained, entries, winner)
+    if longest is not None and is_better:
         winner = longest
     selection = judge(entries, winner)
     kept = search.folder.kept(winner.number)
     final: dict[str, Any] = {}
     again: LearntBefore | None = None
-    if isinstance(trained, Trained) and longest is winner and (kept is None or _is_better(trained, entries, winner)):
+    if isinstance(trained, Trained) and longest is winner and (kept is None or is_better):
         changes, again = trained.changes, _learnt_again(trained)
         final = facts_of(trained.score, len(search.schedule.stages), changes, search.clock.seconds)
         note = f"trained anew for {trained.score.epochs:.3g} epochs with the time that was left"
@@ -184,7 +185,7 @@ def _train_longer(search: Search, winner: Entry) -> Trained | Failed | None:
     seconds = min(left(), schedule.final + schedule.repeats) / trainer.lateness
     if seconds <= winner.facts["seconds"]:
         return None
-    trainer.watch.on_message(f"trial {winner.number} is best: its last training, {seconds:.0f} s")
+    trainer.watch.on_message(f"trial {winner.number}: its last training, {seconds:.0f} s")
     return trainer.train(
         winner.facts["settings"], seconds, should_finish=lambda: left() <= 0,
         is_too_late=lambda: left() <= -LATE_SHARE * schedule.ends,

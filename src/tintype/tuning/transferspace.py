@@ -104,15 +104,23 @@ class TransferSpace:
         """Ask the trial for its parameters, and make settings of them."""
         what = trial.suggest_categorical("what", (HEAD,) if self.heads_only else (HEAD, FINE_TUNING))
         backbone = trial.suggest_categorical("model.backbone", self.backbones)
-        sides = self._sides(backbone)
-        size = sides[trial.suggest_categorical("data.side", tuple(sides))] if len(sides) > 1 else None
+        sizes = self._sizes(backbone)
+        size = sizes[trial.suggest_categorical("data.side", SIDES)] if any(sizes.values()) else None
         return self._head(trial, backbone, size) if what == HEAD else self._fine_tuning(trial, backbone, size)
 
-    def _sides(self, backbone: str) -> dict[float, int | None]:
-        """Sides in pixels to which images may be brought, by their share; None for what the backbone was made for."""
+    def _sizes(self, backbone: str) -> dict[float, int | None]:
+        """Sides in pixels to which images are brought, for each share; None for what the backbone was made for.
+
+        A share that would make the files smaller stands for the next larger one: a study wants the same choices of a
+        parameter in all of its trials, whatever their backbones were made for.
+        """
         made_for = side_of(backbone)
-        sides = {share: _rounded_side(share * made_for) for share in SIDES[1:]}
-        return {SIDES[0]: None, **{share: side for share, side in sides.items() if self.side <= side < made_for}}
+        sizes: dict[float, int | None] = {}
+        larger: int | None = None
+        for share in SIDES:
+            side = _rounded_side(share * made_for)
+            sizes[share] = larger = side if self.side <= side < made_for else larger
+        return sizes
 
     def first(self) -> Sequence[Mapping[str, Any]]:
         """For each backbone a plain head and one with a hidden layer; unless frozen, all layers and some of them."""
@@ -130,8 +138,8 @@ class TransferSpace:
 
     def _first_side(self, backbone: str, what: str) -> dict[str, float]:
         """Heads begin on the features that the logistic one has; steps of training are many where they are cheap."""
-        sides = tuple(self._sides(backbone))
-        return {"data.side": sides[0] if what == HEAD else sides[-1]} if len(sides) > 1 else {}
+        first = SIDES[0] if what == HEAD else SIDES[-1]
+        return {"data.side": first} if any(self._sizes(backbone).values()) else {}
 
     def _head(self, trial: optuna.Trial, backbone: str, size: int | None) -> Candidate:
         views = trial.suggest_categorical("fit.views", self.views)
