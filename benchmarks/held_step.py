@@ -17,7 +17,7 @@ from pathlib import Path
 
 import machine
 import torch
-from results import INTRODUCTION, replace_section
+from results import write_section
 from torch import Tensor, nn
 
 from tintype import __version__
@@ -115,9 +115,7 @@ def main() -> None:
         rows[title] = milliseconds(name, arguments, side, given.rounds)
         print(title, {contender: round(statistics.median(values), 1) for contender, values in rows[title].items()})
     heading = f"{datetime.datetime.now(datetime.UTC).date()}, steps with held statistics, {machine.processor()}"
-    page = given.output / "RESULTS.md"
-    text = page.read_text(encoding="utf-8") if page.exists() else INTRODUCTION
-    page.write_text(replace_section(text, heading, section(heading, rows, given.rounds)), encoding="utf-8")
+    write_section(given.output, heading, section(heading, rows, given.rounds))
 
 
 if __name__ == "__main__":

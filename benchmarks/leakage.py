@@ -24,7 +24,7 @@ from unittest.mock import patch
 import machine
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
-from results import INTRODUCTION, Row, read_rows, replace_section, write_rows
+from results import Row, read_rows, write_rows, write_section
 
 from tintype import __version__
 from tintype.config import DataConfig, RunConfig
@@ -220,9 +220,7 @@ def save(folder: Path, row: Row, found: Found, mnist: tuple[float, int, int] | N
     write_rows(path, [*(item for item in read_rows(path) if item.workload != row.workload), row])
     heading = f"{today}, planted leakage, {machine.processor()}"
     section = section_of(heading, found, mnist)
-    page = folder / "RESULTS.md"
-    text = page.read_text(encoding="utf-8") if page.exists() else INTRODUCTION
-    page.write_text(replace_section(text, heading, section), encoding="utf-8")
+    write_section(folder, heading, section)
     return section
 
 

@@ -233,6 +233,13 @@ def _quietness(rows: Iterable[Row]) -> str:
     return f"Other load while measuring: median {statistics.median(busy):.2f}, at most {max(busy):.2f} cores"
 
 
+def write_section(folder: Path, heading: str, section: str) -> None:
+    """Put a section into the folder's RESULTS.md, in place of an earlier one of the same heading."""
+    page = folder / "RESULTS.md"
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    page.write_text(replace_section(text, heading, section), encoding="utf-8")
+
+
 def replace_section(text: str, heading: str, section: str) -> str:
     """Put a section in place of the one with the same heading, or before all others where there is none."""
     introduction, *sections = re.split(r"(?m)^(?=## )", text or INTRODUCTION)

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import machine
 from environments import environment_variables, python_of
-from results import INTRODUCTION, Row, format_section, read_rows, replace_section, write_rows
+from results import Row, format_section, read_rows, write_rows, write_section
 from workloads import WEIGHTS, WORKLOADS, Contender, Workload
 
 HERE = Path(__file__).resolve().parent
@@ -146,9 +146,7 @@ def save(folder: Path, workload: Workload, rows: list[Row]) -> str:
     write_rows(path, kept + rows)
     heading = f"{today}, {machine.processor()}"
     section = format_section(heading, kept + rows, WORKLOADS, machine.describe())
-    page = folder / "RESULTS.md"
-    text = page.read_text(encoding="utf-8") if page.exists() else INTRODUCTION
-    page.write_text(replace_section(text, heading, section), encoding="utf-8")
+    write_section(folder, heading, section)
     return format_section(heading, rows, [workload], machine.describe())
 
 

@@ -21,7 +21,7 @@ from typing import IO, Any, Literal
 
 import machine
 from environments import environment_variables, python_of
-from results import INTRODUCTION, Row, read_rows, replace_section, write_rows
+from results import Row, read_rows, write_rows, write_section
 from search_table import format_search
 from workloads import WEIGHTS
 
@@ -241,9 +241,7 @@ def save(folder: Path, row: Row) -> str:
     heading = f"{today}, search, {machine.processor()}"
     names = {item.key: (item.name, item.pretrained) for item in CONTENDERS}
     section = format_search(heading, rows, names, machine.describe())
-    page = folder / "RESULTS.md"
-    text = page.read_text(encoding="utf-8") if page.exists() else INTRODUCTION
-    page.write_text(replace_section(text, heading, section), encoding="utf-8")
+    write_section(folder, heading, section)
     return section
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import environments
 import machine
-from results import replace_section
+from results import write_section
 
 from tintype import __version__
 
@@ -188,9 +188,7 @@ def _write(arguments: argparse.Namespace, turns: Sequence[Turn]) -> None:
         file.writelines(json.dumps(asdict(turn)) + "\n" for turn in turns)
     heading = f"{day}, serving, {machine.processor()}"
     lines = section(heading, turns)
-    path = arguments.output / "RESULTS.md"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    path.write_text(replace_section(text, heading, "\n".join(lines)), encoding="utf-8")
+    write_section(arguments.output, heading, "\n".join(lines))
     print("\n".join(lines))
 
 

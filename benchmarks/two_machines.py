@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "tests"))  # the hosts belong to the tests
 
 from multihost.hosts import Host, two_hosts, why_no_hosts  # noqa: E402
-from results import replace_section  # noqa: E402
+from results import write_section  # noqa: E402
 
 from tintype import __version__  # noqa: E402
 from tintype.evaluation.stats import wilson  # noqa: E402
@@ -241,9 +241,7 @@ def _write(arguments: argparse.Namespace, turns: Sequence[Turn]) -> None:
         file.writelines(json.dumps(asdict(turn)) + "\n" for turn in turns)
     everything = [Turn(**json.loads(line)) for line in rows.read_text(encoding="utf-8").splitlines()]
     heading = f"{day}, two machines, {machine.processor()}"
-    path = arguments.output / "RESULTS.md"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    path.write_text(replace_section(text, heading, "\n".join(_section(heading, everything))), encoding="utf-8")
+    write_section(arguments.output, heading, "\n".join(_section(heading, everything)))
     print("\n".join(_section(heading, everything)))
 
 

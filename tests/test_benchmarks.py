@@ -7,27 +7,20 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from benches import BENCHMARKS, benchmark_modules
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 MODULES = ("layouts", "workloads", "results", "machine", "environments", "run")
 
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Any]:
     """The runner's modules; they stand beside a script, not in a package."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        yield SimpleNamespace(**{name: import_module(name) for name in MODULES})
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-        for name in MODULES:
-            sys.modules.pop(name, None)
+    with benchmark_modules(*MODULES) as modules:
+        yield modules
 
 
 def rows_of(bench: Any, contender: str, values: list[float | None], key: str = "speed") -> list[Any]:

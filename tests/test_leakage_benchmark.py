@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benches import benchmark_modules
 from PIL import Image
 from shapes import textures
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 MODULES = ("leakage", "results", "workloads", "machine", "layouts")
 
 
 @pytest.fixture(scope="module")
 def leakage() -> Iterator[Any]:
     """The benchmark's module; it stands beside a script, not in a package."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        yield import_module("leakage")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-        for name in MODULES:
-            sys.modules.pop(name, None)
+    with benchmark_modules(*MODULES) as modules:
+        yield modules.leakage
 
 
 @pytest.fixture(scope="module")

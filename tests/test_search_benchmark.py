@@ -6,31 +6,24 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from benches import BENCHMARKS, benchmark_modules
 from PIL import Image
 
 from tintype.evaluation.stats import wilson
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 MODULES = ("search", "search_table", "results", "workloads", "machine", "layouts", "environments")
 
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Any]:
     """The benchmark's modules; they stand beside a script, not in a package."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        yield SimpleNamespace(**{name: import_module(name) for name in MODULES})
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-        for name in MODULES:
-            sys.modules.pop(name, None)
+    with benchmark_modules(*MODULES) as modules:
+        yield modules
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from drawn import draw_statistics
 from torch import nn
 
 from tintype.models.fused import Front, FusedConv, can_fuse, fused
@@ -21,14 +22,7 @@ class MapOf(nn.Module):
         super().__init__()
         torch.manual_seed(1)
         self.model: Any = timm.create_model(name, pretrained=False, **arguments)
-        for part in self.model.modules():
-            if isinstance(part, nn.BatchNorm2d):
-                assert part.running_mean is not None
-                assert part.running_var is not None
-                part.running_mean.normal_(0, 0.1)
-                part.running_var.uniform_(0.5, 1.5)
-                part.weight.data.uniform_(0.8, 1.2)
-                part.bias.data.normal_(0, 0.1)
+        draw_statistics(self.model)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.model.forward_features(images)

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import pytest
 import torch
+from drawn import draw_statistics
 from torch import Tensor, fx, nn
 
 from tintype.models.chains import Geometry
@@ -23,14 +24,7 @@ def graph_of(name: str, **arguments: Any) -> fx.GraphModule:
 
     torch.manual_seed(1)
     model = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            assert part.running_mean is not None
-            assert part.running_var is not None
-            part.running_mean.normal_(0, 0.1)
-            part.running_var.uniform_(0.5, 1.5)
-            part.weight.data.uniform_(0.8, 1.2)
-            part.bias.data.normal_(0, 0.1)
+    draw_statistics(model)
     graph = traced(model)
     assert graph is not None
     return graph
@@ -113,7 +107,7 @@ def test_the_gradients_of_one_convolution(groups: int, size: int, stride: int, s
     images.grad = conv.weight.grad = None
     assert conv.bias is not None
     conv.bias.grad = None
-    result = convolved(images, conv.weight, conv.bias, Geometry.of(conv), ("relu", []))
+    result = convolved(images, conv.weight, conv.bias, Geometry.of(conv), ("relu", [], ""))
     torch.testing.assert_close(result, expected)
     result.backward(ahead)  # type: ignore[no-untyped-call]
     for got, gradient in zip((images.grad, conv.weight.grad, conv.bias.grad), wanted, strict=True):

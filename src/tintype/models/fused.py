@@ -22,10 +22,10 @@ from tintype.models.chains import Chain, Geometry, find_chain, own_activation
 from tintype.models.graph import traced
 from tintype.models.network import standardized
 
-_Attributes = tuple[str, list[float], str]
+Attributes = tuple[str, list[float], str]
 """Name, numbers and algorithm of an activation, in oneDNN's words."""
 
-_ACTIVATIONS: dict[type[nn.Module], Callable[[nn.Module], _Attributes]] = {
+_ACTIVATIONS: dict[type[nn.Module], Callable[[nn.Module], Attributes]] = {
     nn.ReLU: lambda _: ("relu", [], ""),
     nn.ReLU6: lambda _: ("hardtanh", [0.0, 6.0], ""),
     nn.Hardswish: lambda _: ("hardswish", [], ""),
@@ -71,7 +71,7 @@ class FusedConv(nn.Module):
         dtype: fp32 or bf16, of the weights and of the result.
     """
 
-    def __init__(self, conv: nn.Conv2d, bn: nn.BatchNorm2d | None, activation: _Attributes, dtype: torch.dtype) -> None:
+    def __init__(self, conv: nn.Conv2d, bn: nn.BatchNorm2d | None, activation: Attributes, dtype: torch.dtype) -> None:
         super().__init__()
         weight, bias = conv.weight, conv.bias
         if bias is None:
@@ -126,7 +126,7 @@ def fused(layers: nn.Module, precision: PrecisionName) -> nn.Module:
     graph_module = copy.deepcopy(original).eval()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     for node in list(graph_module.graph.nodes):
-        chain = find_chain(graph_module, node, lambda module: _attributes(module) is not None)
+        chain = find_chain(graph_module, node, lambda module: attributes(module) is not None)
         if chain is not None:
             _fuse_at(graph_module, chain, dtype)
     graph_module.graph.lint()
@@ -137,7 +137,7 @@ def fused(layers: nn.Module, precision: PrecisionName) -> nn.Module:
 
 def _fuse_at(graph_module: fx.GraphModule, chain: Chain, dtype: torch.dtype) -> None:
     """Put one module in the place of a convolution, the normalisation behind it and the activation behind that."""
-    activation = _attributes(chain.activation or nn.Identity())
+    activation = attributes(chain.activation or nn.Identity())
     assert activation is not None
     node = chain.nodes[0]
     if chain.left is not None:
@@ -149,6 +149,7 @@ def _fuse_at(graph_module: fx.GraphModule, chain: Chain, dtype: torch.dtype) -> 
         graph_module.graph.erase_node(done)
 
 
-def _attributes(module: nn.Module) -> _Attributes | None:
+def attributes(module: nn.Module) -> Attributes | None:
+    """An activation in oneDNN's words; None for one that it does not know, or another layer."""
     make = _ACTIVATIONS.get(type(module))
     return make(module) if make is not None else None

@@ -20,22 +20,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from tintype.models.chains import Chain, Geometry, find_chain
-from tintype.models.fused import can_fuse
+from tintype.models.fused import Attributes, attributes, can_fuse
 
 _Gradient = Callable[[Tensor, Tensor], Tensor]
-
-_ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
-    nn.Identity: ("none", []),
-    nn.ReLU: ("relu", []),
-    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
-}
-"""In oneDNN's words. Only those whose gradient the result tells."""
 
 _GRADIENTS: dict[str, _Gradient] = {
     "none": lambda gradient, _: gradient,
     "relu": lambda gradient, result: torch.ops.aten.threshold_backward(gradient, result, 0),
-    "hardtanh": lambda gradient, result: torch.ops.aten.hardtanh_backward(gradient, result, 0, 6),
+    "hardtanh": lambda gradient, result: torch.ops.aten.hardtanh_backward(gradient, result, 0, 6),  # of ReLU6
 }
+"""Of activations, in oneDNN's words: only those whose gradient the result tells."""
 
 
 class QuickTraining:
@@ -75,12 +69,17 @@ def _quick_graph(graph_module: fx.GraphModule) -> fx.Graph:
     output = graph.graph_copy(graph_module.graph, copied)
     graph.output(output)
     for node in graph_module.graph.nodes:
-        chain = find_chain(graph_module, node, lambda module: type(module) in _ACTIVATIONS, _keeps_statistics)
+        chain = find_chain(graph_module, node, _has_gradient, _keeps_statistics)
         if chain is not None and (chain.bn is not None or _is_strided_depthwise(chain.conv)):
             left = copied[chain.left] if chain.left is not None else None
             _replace(graph, chain, [copied[part] for part in chain.nodes], left)
     graph.lint()
     return graph
+
+
+def _has_gradient(activation: nn.Module) -> bool:
+    known = attributes(activation)
+    return known is not None and known[0] in _GRADIENTS
 
 
 def _keeps_statistics(bn: nn.BatchNorm2d) -> bool:
@@ -94,7 +93,7 @@ def _is_strided_depthwise(conv: nn.Conv2d) -> bool:
 
 def _replace(graph: fx.Graph, chain: Chain, nodes: list[fx.Node], left: fx.Node | None) -> None:
     conv, bn = str(chain.nodes[0].target), chain.bn
-    activation = _ACTIVATIONS[type(chain.activation or nn.Identity())]
+    activation = attributes(chain.activation or nn.Identity())
     with graph.inserting_before(nodes[0]):
         weight = graph.get_attr(f"{conv}.weight")
         bias = graph.get_attr(f"{conv}.bias") if chain.conv.bias is not None else None
@@ -128,7 +127,7 @@ def folded(
 
 
 def convolved(
-    maps_NCHW: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, activation: tuple[str, list[float]]
+    maps_NCHW: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, activation: Attributes
 ) -> Tensor:
     """A convolution with its activation, in bf16 under autocast and else in the maps' type."""
     is_autocast = torch.is_autocast_enabled("cpu")
@@ -144,11 +143,11 @@ class _Convolved(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, maps: Tensor, kernel: Tensor, bias: Tensor, geometry: Geometry, activation: tuple[str, list[float]]
+        ctx: Any, maps: Tensor, kernel: Tensor, bias: Tensor, geometry: Geometry, activation: Attributes
     ) -> Tensor:
         padding = geometry.padding_of(kernel.shape[2:], maps.shape[2:])
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            maps, kernel, bias, padding, geometry.stride, geometry.dilation, geometry.groups, *activation, ""
+            maps, kernel, bias, padding, geometry.stride, geometry.dilation, geometry.groups, *activation
         )
         # Without an activation the result is not needed, and what follows may change it in place.
         ctx.save_for_backward(maps, kernel, None if activation[0] == "none" else result)

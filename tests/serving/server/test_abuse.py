@@ -7,7 +7,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 
 import pytest
@@ -29,6 +29,17 @@ def label(server: Served, content: bytes) -> str:
     status, _, answer = server.ask("/predict", "POST", body, content_type=headers["content-type"])
     assert status == 200
     return str(json.loads(answer)["predictions"][0]["label"])
+
+
+def slowest_health(server: Served, send: Callable[[], None], clients: int) -> float:
+    """Seconds of the slowest answer to the health check while clients send at once."""
+    threads = [threading.Thread(target=send) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    slowest = 0.0
+    while any(thread.is_alive() for thread in threads):
+        slowest = max(slowest, server.health_seconds())
+    return slowest
 
 
 def test_it_answers(server: Served) -> None:
@@ -236,12 +247,7 @@ def test_tensors_written_as_text_hold_up_nobody() -> None:
         def send() -> None:
             statuses.append(server.ask("/v2/models/colours/infer", "POST", body)[0])
 
-        threads = [threading.Thread(target=send) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        slowest = 0.0
-        while any(thread.is_alive() for thread in threads):
-            slowest = max(slowest, server.health_seconds())
+        slowest = slowest_health(server, send, 8)
         assert statuses == [200] * 8
         assert slowest < 1
         assert server.resident() < 900
@@ -258,12 +264,7 @@ def test_forms_full_of_near_boundaries_hold_up_nobody() -> None:
         def send() -> None:
             statuses.append(server.ask("/predict", "POST", body, content_type=headers["content-type"])[0])
 
-        threads = [threading.Thread(target=send) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        slowest = 0.0
-        while any(thread.is_alive() for thread in threads):
-            slowest = max(slowest, server.health_seconds())
+        slowest = slowest_health(server, send, 4)
         assert statuses == [422] * 4
         assert slowest < 1
 
