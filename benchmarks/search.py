@@ -221,6 +221,8 @@ def read_tintype(folder: Path) -> dict[str, Any]:
         "validation_accuracy": winner["accuracy"]["value"],
         "winner": winner["settings"],
         "space": table["space"],
+        "tried": table["trials"],
+        "notes": table["notes"],
         "versions": {name: version(name) for name in ("tintype", "torch", "optuna")},
     }
 

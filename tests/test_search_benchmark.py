@@ -201,12 +201,13 @@ def test_tintype_is_read_from_its_directory(bench: Any, tmp_path: Path) -> None:
         {"number": number, "state": state, "parameters": 10 * number, "accuracy": {"value": 0.5}, "settings": {}}
         for number, state in enumerate(("complete", "pruned", "failed", "running"))
     ]
-    table = {"trials": trials, "winner": 1, "result": "best", "seconds": 590.0, "space": "scratch"}
+    table = {"trials": trials, "winner": 1, "result": "best", "seconds": 590.0, "space": "scratch", "notes": []}
     (tmp_path / "tune.json").write_text(json.dumps(table), encoding="utf-8")
     found = bench.search.read_tintype(tmp_path)
     assert found["predictions"] == {"a/1.png": "b"}
     assert (found["trials"], found["failed_trials"]) == (3, 1)
     assert (found["parameters"], found["seconds_searched"]) == (10, 590.0)
+    assert found["tried"] == trials, "a result that surprises can be looked into"
 
 
 def test_command_lines(bench: Any, wanted: Any, tmp_path: Path) -> None:

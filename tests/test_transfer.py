@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -109,6 +110,7 @@ def test_a_stopped_fine_tuning_ends_as_if_it_had_not_been(shapes: Path, tmp_path
 
 def test_the_resolved_settings_repeat_the_run(shapes: Path, tmp_path: Path, pretrained: str) -> None:
     one = train(shapes, tmp_path / "one", pretrained)
+    shutil.rmtree(cache_folder() / "figures")  # where the fitted head is kept
     two = tt.train(config=one.path / "config.toml", output=tmp_path / "two")
     assert (tmp_path / "one/model.safetensors").read_bytes() == (tmp_path / "two/model.safetensors").read_bytes()
     assert two.evaluation == one.evaluation

@@ -15,7 +15,7 @@ from tintype.models.network import BACKBONE, Network
 from tintype.preparing import Built, Prepared
 from tintype.records import EpochRecord
 from tintype.runtime import Runtime
-from tintype.training.features import CutNetwork, cut_network, features_bytes, run_frozen
+from tintype.training.features import CutNetwork, choose_front_precision, cut_network, features_bytes, run_frozen
 from tintype.training.fit import Fitted, fit
 from tintype.training.head_grid import fit_head_grid
 from tintype.training.heads import FittedHeads
@@ -159,6 +159,10 @@ def _head_first(
         cut = cut_network(network, find_boundary(backbone, "all")) if config.fit.feature_cache else None
         # One view is enough for a start, and costs an eighth.
         plain = config.replace({"fit.views": 1})
+        if cut is not None:
+            wanted = config.fit.feature_precision
+            precision, _ = choose_front_precision(cut, built.runtime, data.cache, wanted)
+            plain = plain.replace({"fit.feature_precision": precision})
         inputs = trained_inputs(cut, data, plain, built.runtime, watch)
         if cut is not None and isinstance(inputs, FeatureCache) and config.model.head is None:
             fitted, head = fit_output_layer(cut.tail, inputs, data.split, config.fit, built.runtime, watch)

@@ -58,6 +58,7 @@ class FeatureCache:
         trained: Positions in the index of the training images, which changed views show: int64, shape (M,), ascending.
         is_bf16: The arrays hold the bits of bf16 as uint16; otherwise they are float32.
         was_built: False when everything was there from earlier.
+        key: Tells apart everything that decides what the rows are.
         sharing: How the ranks of a run shared the work, for people; empty where there was none, or a single process.
     """
 
@@ -67,6 +68,7 @@ class FeatureCache:
     trained: NDArray[np.int64]
     is_bf16: bool
     was_built: bool
+    key: str
     sharing: str = ""
 
     @property
@@ -182,6 +184,7 @@ def open_features(
         trained=trained,
         is_bf16=is_bf16,
         was_built=was_built,
+        key=" ".join(part.folder.name for part in parts),
         sharing=sharing,
     )
 

@@ -15,6 +15,7 @@ from tintype.records import EpochRecord
 from tintype.runtime import Runtime
 from tintype.training.features import vectors
 from tintype.training.fit import Fitted
+from tintype.training.kept_logistic import kept_logistic
 from tintype.training.logistic import LogisticHead, fit_logistic
 from tintype.training.losses import balanced_class_weights
 from tintype.watch import Watch
@@ -44,12 +45,18 @@ def fit_output_layer(
     weights_K = None
     if config.class_weights == "balanced":
         weights_K = balanced_class_weights(labels[split.train], len(features.index.classes))
-    head = fit_logistic(
-        vectors(tail, features, train, views, runtime), labels[train],
-        vectors(tail, features, split.validation, np.zeros_like(split.validation), runtime), labels[split.validation],
-        len(features.index.classes), tail.output, groups=train, class_weights=weights_K,
-        on_progress=watch.on_progress, should_stop=watch.should_stop,
-    )  # fmt: skip
+    classes = len(features.index.classes)
+
+    def fit_head() -> LogisticHead:
+        unchanged = np.zeros_like(split.validation)
+        return fit_logistic(
+            vectors(tail, features, train, views, runtime), labels[train],
+            vectors(tail, features, split.validation, unchanged, runtime), labels[split.validation],
+            classes, tail.output, groups=train, class_weights=weights_K,
+            on_progress=watch.on_progress, should_stop=watch.should_stop,
+        )  # fmt: skip
+
+    head = kept_logistic(features, split, weights_K, tail, fit_head)
     with torch.no_grad():
         assert isinstance(tail.head, torch.nn.Linear)
         tail.head.weight.copy_(head.weight)

@@ -21,7 +21,7 @@ TOP_STAGE_SHARE = 0.077
 GROWTH = 0.6
 """A budget that is n times as long has trainings n ** 0.6 times as long, and n ** 0.4 times as many."""
 
-FINAL_SHARE = 0.3
+FINAL_SHARE = 0.35
 """Most of the budget that is set aside for the winner's last training; what its finalists leave over comes to it."""
 
 FINAL_LENGTH = 4
@@ -30,7 +30,7 @@ FINAL_LENGTH = 4
 FINALISTS = 3
 """Candidates that are trained again with another seed."""
 
-REPEATS_SHARE = 0.2
+REPEATS_SHARE = 0.16
 """Most of the budget that this takes."""
 
 MOST_CLOSING = 0.25

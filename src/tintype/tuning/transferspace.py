@@ -125,21 +125,24 @@ class TransferSpace:
     def first(self) -> Sequence[Mapping[str, Any]]:
         """For each backbone a plain head and one with a hidden layer; unless frozen, all layers and some of them."""
         return [
-            {"model.backbone": backbone, **parameters, **self._first_side(backbone, parameters["what"])}
+            {"model.backbone": backbone, **parameters, **self._first_side(backbone)}
             for backbone in self.backbones
             for parameters in (
                 {"what": HEAD, "fit.views": 1, **_head_start(width=0, dropout=0.0)},
                 {"what": HEAD, "fit.views": 1, **_head_start(width=WIDTHS[-1], dropout=0.4)},
                 {**_fine_tuning_start(SHARES[-1]), "augment.policy": self.policies[0] if self.policies else "none"},
-                {**_fine_tuning_start(SHARES[1]), "augment.policy": "none"},
+                {**_fine_tuning_start(SHARES[-2]), "augment.policy": self.policies[0] if self.policies else "none"},
             )
             if not (self.heads_only and parameters["what"] == FINE_TUNING)
         ]  # fmt: skip
 
-    def _first_side(self, backbone: str, what: str) -> dict[str, float]:
-        """Heads begin on the features that the logistic one has; steps of training are many where they are cheap."""
-        first = SIDES[0] if what == HEAD else SIDES[-1]
-        return {"data.side": first} if any(self._sizes(backbone).values()) else {}
+    def _first_side(self, backbone: str) -> dict[str, float]:
+        """Heads begin on the features that the logistic one has, and training where its steps are cheap."""
+        return {"data.side": SIDES[-1]} if any(self._sizes(backbone).values()) else {}
+
+    def first_size(self, backbone: str) -> int | None:
+        """Side in pixels with which a backbone is tried first, the smallest; None for what it was made for."""
+        return self._sizes(backbone)[SIDES[-1]]
 
     def _head(self, trial: optuna.Trial, backbone: str, size: int | None) -> Candidate:
         views = trial.suggest_categorical("fit.views", self.views)

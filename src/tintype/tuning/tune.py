@@ -368,12 +368,14 @@ def _first(space: Space) -> list[Queued]:
 
 def _logistic(space: Space) -> dict[str, Any]:
     """Settings of a logistic regression: on a pretrained network's features, or on the pixels."""
-    backbones = getattr(space, "backbones", ())
     other = {"model.name": None, "model.head": None, "augment.policy": "none"}
-    if backbones:
+    if isinstance(space, TransferSpace):
+        backbone = space.backbones[0]
+        size = space.first_size(backbone)
         return {
             **other,
-            "model.backbone": backbones[0],
+            **({} if size is None else {"data.image_size": size}),
+            "model.backbone": backbone,
             "model.freeze": "all",
             "fit.optimizer": "lbfgs",
             "fit.views": 1,
