@@ -91,5 +91,5 @@ def test_a_pace_fills_the_time_and_does_not_overrun_it(
     takes = epochs * (steps * step + pace.validation_seconds)
     shortest = epochs * (min(8, pace.steps) * step + pace.validation_seconds)
     assert takes <= max(1.06 * seconds, shortest) + epochs * step
-    whole = pace.epoch_seconds if epochs >= 3 else 0.06 * pace.epoch_seconds
+    whole = pace.epoch_seconds if epochs >= 8 else 0.06 * pace.epoch_seconds
     assert takes >= seconds - whole - epochs * step or takes == pytest.approx(epochs * pace.epoch_seconds)

@@ -21,7 +21,7 @@ TOP_STAGE_SHARE = 0.077
 GROWTH = 0.6
 """A budget that is n times as long has trainings n ** 0.6 times as long, and n ** 0.4 times as many."""
 
-FINAL_SHARE = 0.35
+FINAL_SHARE = 0.5
 """Most of the budget that is set aside for the winner's last training; what its finalists leave over comes to it."""
 
 FINAL_LENGTH = 4
