@@ -152,9 +152,15 @@ class Trainer:
             settled |= {"precision": built.plan.config.precision, "fit.micro_batch": built.plan.config.fit.micro_batch}
             data = self.prepared(settled)
             built = build(data)
-        began = time.monotonic()
+        began, head_epochs = time.monotonic(), built.plan.config.fit.head_epochs or 0
+
+        def on_epoch(record: EpochRecord, _epochs: int) -> None:
+            nonlocal began
+            if record.epoch <= head_epochs:  # steps were timed, and not what a head takes before them
+                began = time.monotonic()
+
         self.threads.expect(pace.per_image * pace.batch_size if pace is not None else 0.0)
-        learnt = learn(built, data, None, watch, _nothing)
+        learnt = learn(built, data, None, watch, on_epoch)
         self.threads.expect(0.0)
         if pace is not None and not learnt.fitted.stopped_early:
             fit = built.plan.config.fit
@@ -198,7 +204,8 @@ class Trainer:
             predictions = predict(fitted, inputs, data.split.validation, built.runtime, "validation")
         loss, accuracy = loss_and_accuracy(predictions)
         fit = built.plan.config.fit
-        steps = len(learnt.fitted.history) * (fit.steps_per_epoch or (pace.steps if pace else 1))
+        rows = sum(row.epoch > (fit.head_epochs or 0) for row in learnt.fitted.history)
+        steps = rows * (fit.steps_per_epoch or (pace.steps if pace else 1))
         return Score(
             accuracy=accuracy,
             loss=loss,
@@ -227,10 +234,6 @@ class _TooSlowError(Exception):
     def __init__(self, pace: Pace) -> None:
         super().__init__(f"too slow: a step takes {pace.per_image * pace.batch_size:.2g} s")
         self.needs = pace.least_seconds
-
-
-def _nothing(_record: EpochRecord, _epochs: int) -> None:
-    pass
 
 
 def failure(error: Exception) -> Failed:

@@ -124,14 +124,17 @@ class TransferSpace:
 
     def first(self) -> Sequence[Mapping[str, Any]]:
         """For each backbone a plain head and one with a hidden layer; unless frozen, all layers and some of them."""
+        # A short training likes unchanged images, the winner's last one much changed ones: after five passes over
+        # 9,000 images of twenty classes "photo" was right on 0.893 of 1,019, "light" on 0.885 (2026-11-22, n = 1).
+        policy = self.policies[-1] if self.policies else "none"
         return [
             {"model.backbone": backbone, **parameters, **self._first_side(backbone)}
             for backbone in self.backbones
             for parameters in (
                 {"what": HEAD, "fit.views": 1, **_head_start(width=0, dropout=0.0)},
                 {"what": HEAD, "fit.views": 1, **_head_start(width=WIDTHS[-1], dropout=0.4)},
-                {**_fine_tuning_start(SHARES[-1]), "augment.policy": self.policies[0] if self.policies else "none"},
-                {**_fine_tuning_start(SHARES[-2]), "augment.policy": self.policies[0] if self.policies else "none"},
+                {**_fine_tuning_start(SHARES[-1]), "augment.policy": policy},
+                {**_fine_tuning_start(SHARES[-2]), "augment.policy": policy},
             )
             if not (self.heads_only and parameters["what"] == FINE_TUNING)
         ]  # fmt: skip
