@@ -106,6 +106,13 @@ def test_overlap(
     assert overlap(ready, backward, transfers, works) == pytest.approx(expected)
 
 
+def test_a_transfer_is_slower_beside_computing_and_at_its_own_pace_after_it() -> None:
+    # Beside computing it would take 2 s; when that ends after 1 s, half of it is left, which takes half of its own 1 s.
+    assert overlap([0.0], 1.0, [1.0], [0.0], slowed=2.0) == pytest.approx((1.0, 1.5, 1.0))
+    # It takes half of the core, so that computing ends after 2 s, when all has just arrived.
+    assert overlap([0.0], 1.0, [1.0], [1.0], slowed=2.0) == pytest.approx((2.0, 2.0, 2.0))
+
+
 def test_work_that_outlasts_the_backward_pass_slows_only_what_is_computed_beside_it() -> None:
     # Half of the core for two seconds from the start on: one second of computing takes two, the second bucket waits.
     computed, arrived, hidden = overlap([0.0, 1.0], 1.0, [4.0, 1.0], [2.0, 0.0])

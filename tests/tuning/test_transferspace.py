@@ -82,7 +82,7 @@ def test_small_files_may_be_enlarged_less_than_to_what_a_backbone_was_made_for()
         sizes[candidate.settings["model.backbone"]].add(candidate.settings.get("data.image_size"))
     assert sizes == {"mobilenetv2_100": {None, 160, 128}, "resnet20": {None}}  # made for 224 and for 32 px
     begun = [(parameters["what"], parameters.get("data.side")) for parameters in made.first()]
-    assert begun == [("head", 0.5)] * 2 + [(FINE_TUNING, 0.5)] * 2 + [("head", None)] * 2 + [(FINE_TUNING, None)] * 2
+    assert begun == [("head", 0.75)] * 2 + [(FINE_TUNING, 0.75)] * 2 + [("head", None)] * 2 + [(FINE_TUNING, None)] * 2
     large = TransferSpace(("mobilenetv2_100",), 400, (), "they have weights here", side=150)
     assert {candidate.settings.get("data.image_size") for candidate in drawn(large)} == {None, 160}
     for fits in (224.0, 1000.0):

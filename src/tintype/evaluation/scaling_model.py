@@ -6,6 +6,9 @@ when it is ready and the one before has arrived. Gloo sums in a ring: each rank 
 workstations", Journal of Parallel and Distributed Computing 69 (2009)). While a bucket travels, the cores that compute
 do the work of sending and adding as well, so computing goes on more slowly. A step lasts as long as that of the slowest
 machine, and the steps of the machines vary by chance as those of this rank do.
+
+The bucket, too, travels more slowly while the cores compute, and a message between ranks that computed before it takes
+longer than one in a row of them: both as measured with the link.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ ASSUMPTIONS = (
     "without a message.",
     "Buckets of gradients travel one after another, each when it is ready and the one before has arrived, in a ring: "
     "2(N−1)/N of the bytes at the measured bandwidth, and 2(N−1) messages of the measured latency.",
-    "The cores that compute do the work of sending and adding: computing goes on more slowly while a bucket travels.",
+    "The cores that compute do the work of sending and adding: while a bucket travels both go on more slowly, as much "
+    "as measured beside a computation of another kind.",
     "Each step lasts as long as the slowest of N steps drawn from those that one rank made at a time: slowness is "
     "chance, no machine is slower than the others for good.",
     "Reading data costs each machine what it costs here: a file server that all share is not in the figures.",
@@ -48,6 +52,8 @@ class Link:
         latency: Seconds of one message of the ring.
         work_per_byte: Seconds by which a byte that is sent, and one that is received and added, delay what the same
             cores compute.
+        slowed: How many times as long a transfer takes while the same cores compute.
+        wake: Seconds that a small message takes longer where the ranks have computed before it.
         transfer_bytes: Size of the sums that the bandwidth was measured with; 0 where it was not.
         transfers: How many of them.
     """
@@ -55,6 +61,8 @@ class Link:
     bytes_per_second: float
     latency: float
     work_per_byte: float
+    slowed: float = 1.0
+    wake: float = 0.0
     transfer_bytes: int = 0
     transfers: int = 0
 
@@ -185,6 +193,7 @@ def predict(profile: Profile, link: Link, ranks: int, wire: float = 1.0) -> Part
         profile.backward,
         [link.seconds(size, ranks) for size in sizes],
         [link.work_per_byte * ring_bytes(size, ranks) for size in sizes],
+        link.slowed,
     )
     return Parts(
         input=profile.input,
@@ -193,7 +202,7 @@ def predict(profile: Profile, link: Link, ranks: int, wire: float = 1.0) -> Part
         work=computed - profile.backward,
         exposed=max(0.0, arrived - computed),
         waiting=expected_maximum(profile.deviations, ranks),
-        agreement=profile.messages * ring_messages(ranks) * link.latency,
+        agreement=profile.messages * (ring_messages(ranks) * link.latency + link.wake),
         optimiser=profile.optimiser,
         bookkeeping=profile.bookkeeping,
         hidden=hidden,
@@ -201,15 +210,16 @@ def predict(profile: Profile, link: Link, ranks: int, wire: float = 1.0) -> Part
 
 
 def overlap(
-    ready: Sequence[float], backward: float, transfers: Sequence[float], works: Sequence[float]
+    ready: Sequence[float], backward: float, transfers: Sequence[float], works: Sequence[float], slowed: float = 1.0
 ) -> tuple[float, float, float]:
     """Let buckets travel while the rest of the backward pass computes.
 
     Args:
         ready: Seconds of computing after which each bucket is ready, ascending.
         backward: Seconds of computing until the end.
-        transfers: Seconds of each bucket's way.
+        transfers: Seconds of each bucket's way with nothing else going on.
         works: Seconds of the cores' work that each takes, evenly over its way.
+        slowed: How many times as long a way takes beside computing.
 
     Returns:
         Seconds until computing ends, seconds until the last bucket has arrived, and seconds in which both went on.
@@ -219,13 +229,14 @@ def overlap(
     for when, transfer, work in zip(ready, transfers, works, strict=True):
         alone = max(0.0, when - computed)
         now, computed = now + alone, computed + alone
-        share = min(work / transfer, _MOST_OF_A_CORE) if transfer > 0 else 0.0
-        together = min(transfer, (backward - computed) / (1 - share))
+        beside = slowed * transfer
+        share = min(work / beside, _MOST_OF_A_CORE) if beside > 0 else 0.0
+        together = min(beside, (backward - computed) / (1 - share))
         hidden += together
         computed += together * (1 - share)
         if finished is None and backward - computed <= _INSTANT:
             finished = now + together
-        now += transfer
+        now += together + transfer - together / slowed
     return (now + backward - computed if finished is None else finished), now, hidden
 
 

@@ -116,6 +116,8 @@ def _facts(scaling: Scaling) -> tuple[tuple[str, str], ...]:
         ("Bandwidth", f"{link.bytes_per_second * 8 / 1e6:,.0f}{text.NBSP}Mbit/s each way"),
         ("Latency", f"{link.latency * 1e6:,.0f}{text.NBSP}µs a message"),
         ("Work of sending", f"{link.work_per_byte * 1e9:.2f}{text.NBSP}s of a core for a GB"),
+        ("A transfer beside computing", f"takes {link.slowed:.2f} times as long"),
+        ("A message after computing", f"{(link.latency + link.wake) * 1e3:.1f}{text.NBSP}ms"),
         (
             "Beside each other",
             f"a rank by itself takes {scaling.sharing:.2f} times as long while the others compute too",

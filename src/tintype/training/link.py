@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,9 @@ _LARGE_TIMES, _SMALL_TIMES = 7, 101
 _BESIDE = 3.0
 """How many times as long as a transfer the computation is that it delays."""
 
+_BEFORE = 0.02
+"""Seconds of computing before a message."""
+
 _SIDE = 512
 
 
@@ -28,8 +32,9 @@ def measure_link(world: World) -> Link:
     """Measure latency, bandwidth and the cores' work, with nothing else going on. All ranks call this together.
 
     Latency is that of a message of a few bytes, bandwidth that of one which takes a tenth of a second, up to 32 MiB.
-    The work is what a computation beside such a transfer takes longer, which also counts what the system does for it.
-    Medians; of the slowest rank, the work the mean over ranks.
+    The work is what a computation beside such a transfer takes longer, which also counts what the system does for it,
+    and the transfer beside it takes longer as well. Medians; of the slowest rank, what goes on beside each other the
+    mean over ranks.
 
     Args:
         world: At least two ranks.
@@ -39,10 +44,15 @@ def measure_link(world: World) -> Link:
     while size < _MOST_BYTES and _slowest(world, size, 3) < _LONG_SECONDS:
         size *= 2
     large = _slowest(world, size, _LARGE_TIMES)
+    matrix = torch.full((_SIDE, _SIDE), 1 / _SIDE)
+    product = _median(world, _SMALL_TIMES, lambda: matrix @ matrix)
+    delay, beside = _beside(world, size, max(1, round(_BESIDE * large / product)))
     return Link(
         bytes_per_second=ring_bytes(size, world.size) / max(large - small, 1e-9),
         latency=small / ring_messages(world.size),
-        work_per_byte=_delay(world, size, large) / ring_bytes(size, world.size),
+        work_per_byte=delay / ring_bytes(size, world.size),
+        slowed=max(1.0, beside / large),
+        wake=max(0.0, _after_computing(world, max(1, round(_BEFORE / product))) - small),
         transfer_bytes=size,
         transfers=_LARGE_TIMES,
     )
@@ -54,25 +64,54 @@ def _slowest(world: World, size: int, times: int) -> float:
     return float(max(world.exchange(_median(world, times, lambda: dist.all_reduce(values, group=world.gradients)))))
 
 
-def _delay(world: World, size: int, seconds: float) -> float:
-    """Seconds by which an all-reduce, which takes so long by itself, delays a computation; the mean over ranks."""
+def _beside(world: World, size: int, products: int) -> tuple[float, float]:
+    """Seconds by which an all-reduce delays a longer computation, and those that it takes itself beside it.
+
+    Both are means over ranks.
+    """
     matrix, values = torch.full((_SIDE, _SIDE), 1 / _SIDE), torch.zeros(size // 4)
-    products = max(1, round(_BESIDE * seconds / _median(world, _SMALL_TIMES, lambda: matrix @ matrix)))
-    delays = []
+
+    def compute() -> float:
+        begun = time.perf_counter()
+        for _ in range(products):
+            matrix @ matrix
+        return time.perf_counter() - begun
+
+    delays, arrivals = [], []
     for _ in range(_LARGE_TIMES):
-        took = []
-        for is_sent in (False, True):
-            world.wait()
-            begun = time.perf_counter()
-            sent = dist.all_reduce(values, group=world.gradients, async_op=True) if is_sent else None
-            for _ in range(products):
-                matrix @ matrix
-            took.append(time.perf_counter() - begun)
-            if sent is not None:
-                sent.wait()
-        delays.append(took[1] - took[0])
-    told = world.exchange(statistics.median(delays))
-    return max(0.0, statistics.fmean(told))
+        world.wait()
+        alone = compute()
+        world.wait()
+        begun, arrived = time.perf_counter(), [float("inf")]
+        sent = dist.all_reduce(values, group=world.gradients, async_op=True)
+        sent.get_future().add_done_callback(partial(_note_time, arrived))
+        took = compute()
+        sent.wait()
+        delays.append(took - alone)
+        arrivals.append(min(arrived[0], time.perf_counter()) - begun)
+    told = world.exchange([statistics.median(delays), statistics.median(arrivals)])
+    delay, arrival = (statistics.fmean(each) for each in zip(*told, strict=True))
+    return max(0.0, delay), arrival
+
+
+def _note_time(into: list[float], _done: object) -> None:
+    into[0] = time.perf_counter()
+
+
+def _after_computing(world: World, products: int) -> float:
+    """Median seconds of a small all-reduce of ranks that have computed, on the rank that came last to it.
+
+    What the others take longer is that they were early.
+    """
+    matrix, value = torch.full((_SIDE, _SIDE), 1 / _SIDE), torch.zeros(1)
+    took = []
+    for _ in range(_SMALL_TIMES):
+        for _ in range(products):
+            matrix @ matrix
+        begun = time.perf_counter()
+        dist.all_reduce(value, group=world.gradients)
+        took.append(time.perf_counter() - begun)
+    return float(statistics.median(min(of_all) for of_all in zip(*world.exchange(took), strict=True)))
 
 
 def _median(world: World, times: int, work: Callable[[], object]) -> float:
