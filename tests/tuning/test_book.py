@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,11 @@ def test_a_backbone_whose_heads_make_more_than_twice_the_errors_is_not_worth_fin
     entries = [head(0, 0.85, "a"), head(1, 0.4, "b"), head(2, 0.45, "b"), head(3, 0.75, "c"), *others]
     assert far_behind(entries) == {"b": "heads on it are wrong on 55.0%, those on a on 15.0%"}
     assert far_behind([*entries, head(4, 0.8, "b")]) == {}
+    assert far_behind([replace(item, state="pruned") for item in entries]) == far_behind(entries), (
+        "they learnt the same"
+    )
+    untrained = Entry(5, "search", "failed", {"settings": entries[0].facts["settings"]}, "out of memory")
+    assert far_behind([*entries, untrained]) == far_behind(entries)
     assert far_behind([head(0, 0.9, "a", images=20), head(1, 0.7, "b", images=20)]) == {}, "20 images say little"
     assert far_behind(others) == {}
 

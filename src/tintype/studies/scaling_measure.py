@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from tintype.config import RunConfig
 from tintype.errors import ConfigError
 from tintype.evaluation.scaling import Measured
@@ -18,9 +20,9 @@ from tintype.training.link import measure_link
 from tintype.training.scaling import Cell, Trained, measure
 from tintype.watch import Watch
 
-WIRE: dict[Method, float] = {"fp32": 1.0, "bf16": 0.5}
-"""Bytes on the link for each byte of gradients. Other ways are measured and not projected: what they send is no share
-of the gradients."""
+TRAVELS_AS: dict[Method, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""What gradients are on the link. Other ways are measured and not projected: what they send is no share of the
+gradients."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,13 @@ def measure_scaling(config: RunConfig, plan: ScalingPlan, world: World, watch: W
     )
     cells = cells_of(plan, ranks, fit.batch_size, len(data.split.train))
     watch.on_message(f"link: {world.size} ranks")
-    link = measure_link(world)
+    kind = TRAVELS_AS.get(method)
+    link = measure_link(world, kind or torch.float32)
     return Measurements(
         cells=measure(trained, cells, plan.blocks, plan.steps, world, watch),
         link=link,
         batch=fit.batch_size,
-        wire=WIRE.get(method),
+        wire=None if kind is None else kind.itemsize / torch.float32.itemsize,
         comm=method,
         gradient_bytes=4 * gradients,
         precision=precision,

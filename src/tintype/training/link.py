@@ -28,7 +28,7 @@ _BEFORE = 0.02
 _SIDE = 512
 
 
-def measure_link(world: World) -> Link:
+def measure_link(world: World, kind: torch.dtype = torch.float32) -> Link:
     """Measure latency, bandwidth and the cores' work, with nothing else going on. All ranks call this together.
 
     Latency is that of a message of a few bytes, bandwidth that of one which takes a tenth of a second, up to 32 MiB.
@@ -38,15 +38,17 @@ def measure_link(world: World) -> Link:
 
     Args:
         world: At least two ranks.
+        kind: Of the gradients on their way: gloo takes longer to add a byte of bf16 than one of fp32.
     """
-    small = _slowest(world, 4, _SMALL_TIMES)
+    small = _slowest(world, torch.zeros(1, dtype=kind), _SMALL_TIMES)
     size = _LEAST_BYTES
-    while size < _MOST_BYTES and _slowest(world, size, 3) < _LONG_SECONDS:
+    while size < _MOST_BYTES and _slowest(world, _values(size, kind), 3) < _LONG_SECONDS:
         size *= 2
-    large = _slowest(world, size, _LARGE_TIMES)
+    values = _values(size, kind)
+    large = _slowest(world, values, _LARGE_TIMES)
     matrix = torch.full((_SIDE, _SIDE), 1 / _SIDE)
     product = _median(world, _SMALL_TIMES, lambda: matrix @ matrix)
-    delay, beside = _beside(world, size, max(1, round(_BESIDE * large / product)))
+    delay, beside = _beside(world, values, max(1, round(_BESIDE * large / product)))
     return Link(
         bytes_per_second=ring_bytes(size, world.size) / max(large - small, 1e-9),
         latency=small / ring_messages(world.size),
@@ -58,18 +60,22 @@ def measure_link(world: World) -> Link:
     )
 
 
-def _slowest(world: World, size: int, times: int) -> float:
-    """Median seconds of an all-reduce of ``size`` bytes of fp32, on the slowest rank."""
-    values = torch.zeros(size // 4)
+def _values(size: int, kind: torch.dtype) -> torch.Tensor:
+    """So many bytes."""
+    return torch.zeros(size // kind.itemsize, dtype=kind)
+
+
+def _slowest(world: World, values: torch.Tensor, times: int) -> float:
+    """Median seconds of an all-reduce, on the slowest rank."""
     return float(max(world.exchange(_median(world, times, lambda: dist.all_reduce(values, group=world.gradients)))))
 
 
-def _beside(world: World, size: int, products: int) -> tuple[float, float]:
+def _beside(world: World, values: torch.Tensor, products: int) -> tuple[float, float]:
     """Seconds by which an all-reduce delays a longer computation, and those that it takes itself beside it.
 
     Both are means over ranks.
     """
-    matrix, values = torch.full((_SIDE, _SIDE), 1 / _SIDE), torch.zeros(size // 4)
+    matrix = torch.full((_SIDE, _SIDE), 1 / _SIDE)
 
     def compute() -> float:
         begun = time.perf_counter()

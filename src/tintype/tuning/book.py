@@ -167,12 +167,13 @@ def finalists(entries: Sequence[Entry], count: int) -> list[Entry]:
 def far_behind(entries: Sequence[Entry]) -> dict[str, str]:
     """Backbones that are not worth fine-tuning, and why: heads on what others say do far better than those on theirs.
 
-    Of those that have had a head, and where more than :data:`FAR_BEHIND` times the errors leave no doubt.
+    Of those that have had a head, be it one that was given up after a first stage, and where more than
+    :data:`FAR_BEHIND` times the errors leave no doubt.
     """
     best: dict[str, Entry] = {}
     for entry in entries:
         settings = entry.facts.get("settings", {})
-        if entry.competes and settings.get("model.freeze") == "all":
+        if entry.role in COMPETING and "accuracy" in entry.facts and settings.get("model.freeze") == "all":
             backbone = settings["model.backbone"]
             best[backbone] = max(best.get(backbone, entry), entry, key=lambda item: item.key)
     if not best:
