@@ -46,8 +46,7 @@ def measure_link(world: World, kind: torch.dtype = torch.float32) -> Link:
         size *= 2
     values = _values(size, kind)
     large = _slowest(world, values, _LARGE_TIMES)
-    matrix = torch.full((_SIDE, _SIDE), 1 / _SIDE)
-    product = _median(world, _SMALL_TIMES, lambda: matrix @ matrix)
+    product = _median(world, _SMALL_TIMES, partial(_compute, 1))
     delay, beside = _beside(world, values, max(1, round(_BESIDE * large / product)))
     return Link(
         bytes_per_second=ring_bytes(size, world.size) / max(large - small, 1e-9),
@@ -75,29 +74,30 @@ def _beside(world: World, values: torch.Tensor, products: int) -> tuple[float, f
 
     Both are means over ranks.
     """
-    matrix = torch.full((_SIDE, _SIDE), 1 / _SIDE)
-
-    def compute() -> float:
-        begun = time.perf_counter()
-        for _ in range(products):
-            matrix @ matrix
-        return time.perf_counter() - begun
-
     delays, arrivals = [], []
     for _ in range(_LARGE_TIMES):
         world.wait()
-        alone = compute()
+        alone = _compute(products)
         world.wait()
         begun, arrived = time.perf_counter(), [float("inf")]
         sent = dist.all_reduce(values, group=world.gradients, async_op=True)
         sent.get_future().add_done_callback(partial(_note_time, arrived))
-        took = compute()
+        took = _compute(products)
         sent.wait()
         delays.append(took - alone)
         arrivals.append(min(arrived[0], time.perf_counter()) - begun)
     told = world.exchange([statistics.median(delays), statistics.median(arrivals)])
     delay, arrival = (statistics.fmean(each) for each in zip(*told, strict=True))
     return max(0.0, delay), arrival
+
+
+def _compute(products: int) -> float:
+    """Multiply matrices that stay in the cache; gives the seconds that it took."""
+    matrix = torch.full((_SIDE, _SIDE), 1 / _SIDE)
+    begun = time.perf_counter()
+    for _ in range(products):
+        matrix @ matrix
+    return time.perf_counter() - begun
 
 
 def _note_time(into: list[float], _done: object) -> None:
@@ -109,11 +109,9 @@ def _after_computing(world: World, products: int) -> float:
 
     What the others take longer is that they were early.
     """
-    matrix, value = torch.full((_SIDE, _SIDE), 1 / _SIDE), torch.zeros(1)
-    took = []
+    value, took = torch.zeros(1), []
     for _ in range(_SMALL_TIMES):
-        for _ in range(products):
-            matrix @ matrix
+        _compute(products)
         begun = time.perf_counter()
         dist.all_reduce(value, group=world.gradients)
         took.append(time.perf_counter() - begun)

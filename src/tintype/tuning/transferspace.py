@@ -137,8 +137,8 @@ class TransferSpace:
             for parameters in (
                 {"what": HEAD, "fit.views": 1, **_head_start(width=0, dropout=0.0)},
                 {"what": HEAD, "fit.views": 1, **_head_start(width=WIDTHS[-1], dropout=0.4)},
-                {**_fine_tuning_start(SHARES[-1]), "augment.policy": policy},
-                {**_fine_tuning_start(SHARES[-2]), "augment.policy": policy},
+                _fine_tuning_start(SHARES[-1], policy),
+                _fine_tuning_start(SHARES[-2], policy),
             )
             if not (self.heads_only and parameters["what"] == FINE_TUNING)
         ]  # fmt: skip
@@ -147,9 +147,9 @@ class TransferSpace:
         """Heads begin on the features that the logistic one has, and training where its steps are cheap."""
         return {"data.side": FIRST_SIDE} if any(self._sizes(backbone).values()) else {}
 
-    def first_size(self, backbone: str) -> int | None:
-        """Side in pixels with which a backbone is tried first; None for what it was made for."""
-        return self._sizes(backbone)[FIRST_SIDE]
+    def first_size(self, backbone: str) -> dict[str, Any]:
+        """The setting of the images' size with which a backbone is tried first; none for what it was made for."""
+        return _sized(self._sizes(backbone)[FIRST_SIDE])
 
     def _head(self, trial: optuna.Trial, backbone: str, size: int | None) -> Candidate:
         views = trial.suggest_categorical("fit.views", self.views)
@@ -215,10 +215,11 @@ def _head_start(width: int, dropout: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _fine_tuning_start(share: float) -> dict[str, Any]:
+def _fine_tuning_start(share: float, policy: str) -> dict[str, Any]:
     return {
         "what": FINE_TUNING, "model.depth": share, "fit.optimizer": "adamw", "adamw.learning_rate": 1e-3,
         "fit.backbone_rate": 0.2, "fit.layer_decay": 1.0, "fit.head_epochs": 1, "fit.label_smoothing": 0.1,
+        "augment.policy": policy,
     }  # fmt: skip
 
 

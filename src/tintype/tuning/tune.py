@@ -371,10 +371,9 @@ def _logistic(space: Space) -> dict[str, Any]:
     other = {"model.name": None, "model.head": None, "augment.policy": "none"}
     if isinstance(space, TransferSpace):
         backbone = space.backbones[0]
-        size = space.first_size(backbone)
         return {
             **other,
-            **({} if size is None else {"data.image_size": size}),
+            **space.first_size(backbone),
             "model.backbone": backbone,
             "model.freeze": "all",
             "fit.optimizer": "lbfgs",
