@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch import nn
 from tintype.config import RunConfig
 from tintype.tuning import finish as module
 from tintype.tuning.book import Entry
-from tintype.tuning.budget import make_schedule
+from tintype.tuning.budget import Schedule, make_schedule
+from tintype.tuning.closing import Closing
 from tintype.tuning.finish import Ended, finish, repeat_finalists
 from tintype.tuning.score import Failed, Score
 from tintype.tuning.storage import Queued
@@ -42,7 +44,7 @@ def ended(
     longer: list[int] = []
     written: dict[str, Any] = {}
 
-    def train_longer(_search: Any, winner: Entry) -> Trained | Failed:
+    def train_longer(_search: Any, winner: Entry, _closing: Closing) -> Trained | Failed:
         longer.append(winner.number)
         if outcome is None:
             return Failed("the time was up")
@@ -51,12 +53,13 @@ def ended(
         return Trained(score, {"fit.epochs": 4}, None, built, SimpleNamespace())  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "_train_longer", train_longer)
-    monkeypatch.setattr(module, "write_best", lambda _search, changes, again, **_: written.update(changes))
+    monkeypatch.setattr(module, "measure_closing", lambda *_: Closing(0.1, 500, 3000))
+    monkeypatch.setattr(module, "write_best", lambda _search, changes, *_, **__: written.update(changes))
     search: Any = SimpleNamespace(
         entries=lambda: entries,
         trainer=SimpleNamespace(base=RunConfig()),
         folder=SimpleNamespace(kept=lambda _: ("weights", (), 0) if is_kept else None),
-        schedule=SimpleNamespace(stages=(1, 2, 3)),
+        schedule=SimpleNamespace(stages=(1, 2, 3), closes=600.0),
         clock=SimpleNamespace(seconds=100.0),
         ledger=SimpleNamespace(set_attribute=lambda *_: None),
     )
@@ -105,24 +108,39 @@ def test_a_winner_that_trains_in_steps_keeps_its_weights_where_more_was_no_bette
     assert written == {"fit.epochs": epochs}
 
 
-@pytest.mark.parametrize("heads_lead", [False, True])
-@pytest.mark.parametrize("now", [200.0, 350.0, 410.0])
-def test_finalists_take_nothing_of_a_last_training_that_is_to_come(now: float, *, heads_lead: bool) -> None:
-    schedule = make_schedule(600, 1e9, 10.0)
-    entries = [entry(0, 0.85, {"fit.epochs": 1}), entry(1, 0.84, {"fit.epochs": 2})]
+def repeated(schedule: Schedule, now: float, seconds: Sequence[float], *, heads_lead: bool) -> tuple[list[int], float]:
+    """Which of three like candidates are trained again at such a time, and until when; how long each one took."""
+    entries = [entry(number, 0.85 - number / 100, {"fit.epochs": 1}) for number in range(len(seconds))]
     asked: list[int] = []
 
     def enqueue(queued: Queued) -> None:
         asked.append(queued.attributes["repeat_of"])
 
-    for item in entries:
-        item.facts["settings"] = {}  # type: ignore[index]
+    for item, spent in zip(entries, seconds, strict=True):
+        item.facts.update(settings={}, seconds=spent)  # type: ignore[attr-defined]
     search: Any = SimpleNamespace(
         schedule=schedule, clock=SimpleNamespace(seconds=now), entries=lambda: entries, until=None,
         trainer=SimpleNamespace(base=RunConfig(), slowness=1.0), do_waiting=lambda _: None,
         ledger=SimpleNamespace(set_attribute=lambda *_: None, enqueue=enqueue), heads_lead=lambda: heads_lead,
     )  # fmt: skip
+    search.time_left = lambda: search.until - now
     repeat_finalists(search)
+    return asked, search.until
+
+
+@pytest.mark.parametrize("heads_lead", [False, True])
+@pytest.mark.parametrize("now", [200.0, 270.0])
+def test_finalists_take_nothing_of_a_last_training_that_is_to_come(now: float, *, heads_lead: bool) -> None:
+    schedule = make_schedule(600, 1e9, 10.0)
+    asked, until = repeated(schedule, now, [9.0, 9.0], heads_lead=heads_lead)
     assert asked == [0, 1]
-    assert search.until == pytest.approx(590.0 if heads_lead else schedule.search_ends + schedule.repeats)
+    assert until == pytest.approx(590.0 if heads_lead else schedule.search_ends + schedule.repeats)
     assert schedule.search_ends + schedule.repeats == pytest.approx(590.0 - schedule.final)
+
+
+def test_only_what_fits_is_trained_again_and_nothing_where_the_leader_does_not() -> None:
+    schedule = make_schedule(600, 1e9, 10.0)
+    now = schedule.search_ends
+    assert repeated(schedule, now, [9.0, 1e3, 9.0], heads_lead=False)[0] == [0, 2]
+    assert repeated(schedule, now, [1e3, 9.0, 9.0], heads_lead=False)[0] == [], "it would lose for want of a repeat"
+    assert repeated(schedule, now, [9.0, 1e3], heads_lead=False)[0] == []

@@ -85,6 +85,27 @@ def test_heads_that_were_asked_for_come_before_what_takes_longer(kinds: tuple[st
     assert done == sorted({"one", *kinds} - {""}) + [""] * kinds.count("")
 
 
+@pytest.mark.parametrize(("is_dear", "what"), [(False, "fine-tuning"), (True, "head")])
+def test_a_backbone_that_takes_too_long_to_be_judged_has_only_heads(what: str, *, is_dear: bool) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def ask(count: int = 1, **wanted: Any) -> list[Any]:
+        asked.append(wanted)
+        return []
+
+    told: list[dict[str, Any]] = []
+    search = made(ask=ask, tell=lambda trial, **what: told.append(what))
+    search.dear = {"resnet20": "judging it would take 90 of 60 s"} if is_dear else {}
+    search._drawn_candidate = lambda trial: Candidate({"model.backbone": "resnet20"})  # type: ignore[method-assign]
+    search._through_stages = lambda *_: told.append({"trained": True})  # type: ignore[method-assign]
+    search.do(SimpleNamespace(user_attrs={}, number=7))  # type: ignore[arg-type]
+    assert told == [{"pruned": True} if is_dear else {"trained": True}]
+    search.idle_batches = 99
+    with pytest.raises(IndexError):
+        search.turn()
+    assert asked == [{"fixed": {"what": what, "model.backbone": "resnet20"}}]
+
+
 def test_a_backbone_that_is_far_behind_is_not_fine_tuned() -> None:
     noted: list[dict[str, Any]] = []
     told: list[dict[str, Any]] = []

@@ -22,7 +22,8 @@ GROWTH = 0.6
 """A budget that is n times as long has trainings n ** 0.6 times as long, and n ** 0.4 times as many."""
 
 FINAL_SHARE = 0.5
-"""Most of the budget that is set aside for the winner's last training; what its finalists leave over comes to it."""
+"""Of the budget, without the time for judging, what is set aside for the winner's last training at most; what its
+finalists leave over comes to it."""
 
 FINAL_LENGTH = 4
 """Times the training of `tintype train` after which more epochs are not worth their time."""
@@ -98,6 +99,7 @@ class Schedule:
         repeats: Seconds after that in which finalists are trained again.
         final: Seconds after that for the winner's last training.
         closing: Seconds after that for judging the winner and writing the report.
+        budget: All that there are; None where trials count.
     """
 
     stages: tuple[Stage, ...]
@@ -105,6 +107,12 @@ class Schedule:
     repeats: float
     final: float
     closing: float
+    budget: float | None = None
+
+    @property
+    def closes(self) -> float:
+        """When the report must be there."""
+        return self.ends + self.closing
 
     @property
     def ends(self) -> float:
@@ -126,9 +134,9 @@ def make_schedule(budget: float | None, full: float | None, closing: float) -> S
     closing = min(closing, MOST_CLOSING * budget)
     last = TOP_STAGE_SHARE * 300 * (budget / 300) ** GROWTH
     last = min(last, budget * TOP_STAGE_SHARE, full or last)
-    final = min(FINAL_SHARE * budget, FINAL_LENGTH * (full or 0.5 * last))
+    final = min(FINAL_SHARE * (budget - closing), FINAL_LENGTH * (full or 0.5 * last))
     repeats = min(FINALISTS * last, REPEATS_SHARE * budget)
-    return Schedule(_stages(last), budget - repeats - final - closing, repeats, final, closing)
+    return Schedule(_stages(last), budget - repeats - final - closing, repeats, final, closing, budget)
 
 
 def _stages(last: float) -> tuple[Stage, ...]:

@@ -11,36 +11,24 @@ from typing import Any
 import numpy as np
 
 from tintype.errors import RunInterrupted
-from tintype.evaluation.predict import predict
 from tintype.evaluation.selection import Selection, judge_selection
 from tintype.learning import Learnt, trained_inputs
 from tintype.models.weights import load_weights
-from tintype.preparing import Built, Prepared, build
+from tintype.preparing import Built, Prepared
 from tintype.records import EpochRecord
 from tintype.run import LearntBefore, make_run
 from tintype.training.fit import Fitted
 from tintype.tuning.book import Entry, choose_winner, facts_of, finalists, mean_key, repeats_of
 from tintype.tuning.budget import FINALISTS
+from tintype.tuning.closing import FEWEST_TRAINING_IMAGES, Closing, measure_closing
 from tintype.tuning.score import Failed
 from tintype.tuning.search import CLOSED, ENDED, LATE_SHARE, Search
 from tintype.tuning.storage import Queued
-from tintype.tuning.trainer import Trained, Trainer
+from tintype.tuning.trainer import Trained
 from tintype.watch import Watch
 
 FINAL = "final"
 """Attribute of a study: what became of the winner's last training."""
-
-TRAINING_IMAGES = 2_000
-"""Most training images that the winner classifies: enough to see overfitting, for which two points more or less do."""
-
-TIMED_IMAGES = 64
-"""Images by which it is found out how long classifying takes."""
-
-EXPLAINED = 300
-"""Images that a look inside and the maps of mistakes cost as much as, to classify."""
-
-CLOSING_SECONDS = 4.0
-"""What judging the winner and its report take besides: shortcuts, figures, pages."""
 
 
 @dataclass(frozen=True)
@@ -61,26 +49,6 @@ class Ended:
     note: str
 
 
-def closing_seconds(trainer: Trainer, changes: Mapping[str, Any]) -> float:
-    """How long it takes from trained weights to the report, by the time that some images take.
-
-    Args:
-        trainer: Of the search.
-        changes: The network's settings, by dotted name.
-    """
-    data = trainer.prepared(changes, with_test=True)
-    built, split = build(data), data.split
-    images = len(split.test) + len(split.validation) + min(len(split.train), TRAINING_IMAGES) + EXPLAINED
-    flip = bool(data.plan.config.model.flip_average)
-    if built.cut is not None and not flip:
-        return CLOSING_SECONDS  # what frozen layers said of all images is at hand
-    timed = split.validation[:TIMED_IMAGES]
-    for _ in range(2):  # the first time builds kernels
-        began = time.monotonic()
-        predict(built.network, data.cache, timed, built.runtime, "validation", flip_average=flip)
-    return CLOSING_SECONDS + (time.monotonic() - began) / len(timed) * images
-
-
 def repeat_finalists(search: Search) -> None:
     """Train the best candidates again with another seed, with all workers, and wait for all that still train.
 
@@ -92,9 +60,10 @@ def repeat_finalists(search: Search) -> None:
     # A candidate that took longer than the search has cost its finalists time, and not the winner's last training.
     search.until = schedule.ends if is_endless or search.heads_lead() else schedule.ends - schedule.final
     entries = search.entries()
-    best = finalists(entries, FINALISTS)
+    best = [entry for entry in finalists(entries, FINALISTS) if entry.facts["seconds"] <= search.time_left()]
     seed = search.trainer.base.seed + 1
-    for entry in best if len(best) > 1 else ():
+    # Without the leader's own repeat the others' would decide without it.
+    for entry in best if len(best) > 1 and best[:1] == finalists(entries, 1) else ():
         is_there = any(item.role == "repeat" and item.facts.get("repeat_of") == entry.number for item in entries)
         if entry.is_seeded and not is_there:
             asked = {"role": "repeat", "repeat_of": entry.number, "seed": seed, "settings": entry.facts["settings"]}
@@ -130,7 +99,8 @@ def finish(search: Search) -> Ended | None:
     if winner is None:
         return None
     longest = _worth_training_longer(search, entries, winner)
-    trained = _train_longer(search, longest) if longest is not None else None
+    closing = measure_closing(search.trainer, (longest or winner).facts["changes"])
+    trained = _train_longer(search, longest, closing) if longest is not None else None
     is_better = isinstance(trained, Trained) and _is_better(trained, entries, winner)
     if longest is not None and is_better:
         winner = longest
@@ -150,7 +120,8 @@ def finish(search: Search) -> Ended | None:
         if isinstance(trained, Trained) and longest is not None:
             of = "" if longest is winner else f" of trial {longest.number}"
             note += f", since a longer training{of} was no better on the validation images"
-    write_best(search, changes, again, with_test=True)
+    left = search.schedule.closes - search.clock.seconds
+    write_best(search, changes, again, closing.training_images(left), with_test=True)
     search.ledger.set_attribute(FINAL, final)
     search.ledger.set_attribute(ENDED, winner.number)
     return Ended(winner, selection, final, note)
@@ -171,12 +142,10 @@ def _worth_training_longer(search: Search, entries: list[Entry], winner: Entry) 
     return max(near, key=lambda item: mean_key(entries, item), default=None)
 
 
-def _train_longer(search: Search, winner: Entry) -> Trained | Failed | None:
+def _train_longer(search: Search, winner: Entry, closing: Closing) -> Trained | Failed | None:
     """A candidate's last training; None where there is no time for more than it had."""
     schedule, trainer = search.schedule, search.trainer
-    # Candidates differ in how long they take to be judged; the time by which the machine is slower is in the winner's.
-    closing = max(schedule.closing * trainer.slowness, closing_seconds(trainer, winner.facts["changes"]))
-    ends = schedule.ends + schedule.closing - closing
+    ends = schedule.closes - closing.planned(schedule.budget) * trainer.slowness
 
     def left() -> float:
         return ends - search.clock.seconds
@@ -228,20 +197,23 @@ def _kept_again(weights: Path, history: tuple[EpochRecord, ...], kept_epoch: int
     return again
 
 
-def write_best(search: Search, changes: Mapping[str, Any], again: LearntBefore | None, *, with_test: bool) -> None:
+def write_best(
+    search: Search, changes: Mapping[str, Any], again: LearntBefore | None, training_images: int, *, with_test: bool
+) -> None:
     """Write the run directory of the best model.
 
     Args:
         search: Of whose images.
         changes: The model's settings, by dotted name.
         again: Gives what was learnt before; None trains.
+        training_images: Most of them that are classified.
         with_test: Classify the test images; otherwise the model is judged on the validation images.
     """
     data = search.trainer.prepared(changes, with_test=with_test)
     search.folder.clear_best()
     watch = Watch(on_progress=search.trainer.watch.on_progress)
     try:
-        make_run(data, search.folder.best, watch, time.monotonic(), again, TRAINING_IMAGES)
+        make_run(data, search.folder.best, watch, time.monotonic(), again, training_images)
     except (RunInterrupted, KeyboardInterrupt):
         search.folder.clear_best()
         raise
@@ -261,5 +233,5 @@ def hand_over(search: Search) -> bool:
     if kept is None and _trains_in_steps(search, winner):
         return False  # its weights are with another worker
     changes = {**winner.facts["changes"], "evidence.baselines": False, "evidence.attention": False}
-    write_best(search, changes, _kept_again(*kept) if kept else None, with_test=False)
+    write_best(search, changes, _kept_again(*kept) if kept else None, FEWEST_TRAINING_IMAGES, with_test=False)
     return True

@@ -61,6 +61,7 @@ class Search:
         folder: Where weights are kept.
         wanted: Trials to be finished; None: only time counts.
         after_trial: Called when a trial has ended.
+        dear: Backbones that are not to be fine-tuned for this budget, each with the reason.
         until: When the finalists' trainings with other seeds must end; None before it is their turn.
     """
 
@@ -72,6 +73,7 @@ class Search:
     folder: TuneFolder
     wanted: int | None
     after_trial: Callable[[], None]
+    dear: Mapping[str, str] = field(default_factory=dict)
     until: float | None = None
     has_any: bool = False
     best: tuple[float, float] | None = None
@@ -143,17 +145,21 @@ class Search:
         """One trial, or a batch of heads."""
         if not isinstance(self.space, TransferSpace):
             self.do(self.ledger.ask()[0])
-        elif self.space.heads_only or self._heads_are_next():
+        elif not (tuned := self._tuned()) or self._heads_are_next():
             self._heads_turn()
         else:
-            self.do(self.ledger.ask(fixed={"what": FINE_TUNING, **self._only_backbone()})[0])
+            self.do(self.ledger.ask(fixed={"what": FINE_TUNING, **_only(tuned)})[0])
 
-    def _only_backbone(self) -> dict[str, Any]:
-        """The backbone, where all others are far behind it."""
+    def _tuned(self) -> list[str]:
+        """The backbones that are worth fine-tuning."""
+        assert isinstance(self.space, TransferSpace)
+        return [] if self.space.heads_only else [name for name in self._near() if name not in self.dear]
+
+    def _near(self) -> list[str]:
+        """The backbones that are not far behind another."""
         assert isinstance(self.space, TransferSpace)
         behind = far_behind(self.entries())
-        near = [backbone for backbone in self.space.backbones if backbone not in behind]
-        return {"model.backbone": near[0]} if len(near) == 1 else {}
+        return [backbone for backbone in self.space.backbones if backbone not in behind]
 
     def _heads_are_next(self) -> bool:
         spent = self.clock.seconds > HEADS_SHARE * self.schedule.search_ends
@@ -161,7 +167,7 @@ class Search:
 
     def _heads_turn(self) -> None:
         """As many heads as train together, on the features that the first of them draws."""
-        first = self.ledger.ask(fixed={"what": HEAD, **self._only_backbone()})[0]
+        first = self.ledger.ask(fixed={"what": HEAD, **_only(self._near())})[0]
         candidate = self._drawn_candidate(first)
         if candidate is None or not candidate.features:
             self.do(first)
@@ -263,7 +269,7 @@ class Search:
     def _do_drawn(self, trial: Trial) -> None:
         candidate = self._drawn_candidate(trial)
         assert candidate is not None
-        why = far_behind(self.entries()).get(candidate.settings.get("model.backbone", ""))
+        why = {**far_behind(self.entries()), **self.dear}.get(candidate.settings.get("model.backbone", ""))
         if why is not None and not candidate.features:
             self.ledger.note(trial, settings=candidate.settings, cause=why)
             self.ledger.tell(trial, pruned=True)
@@ -367,6 +373,11 @@ class Search:
                 time.sleep(WAIT_SECONDS)
             else:
                 return
+
+
+def _only(backbones: Sequence[str]) -> dict[str, str]:
+    """The parameter that is settled where there is one backbone."""
+    return {"model.backbone": backbones[0]} if len(backbones) == 1 else {}
 
 
 def _seen_by(settings: Mapping[str, Any]) -> tuple[str, int | None]:

@@ -151,6 +151,10 @@ class TransferSpace:
         """The setting of the images' size with which a backbone is tried first; none for what it was made for."""
         return _sized(self._sizes(backbone)[FIRST_SIDE])
 
+    def whole(self, backbone: str) -> dict[str, Any]:
+        """Settings of a backbone all of whose layers train on: of what can be drawn on it, it takes longest to use."""
+        return {**self.first_size(backbone), "model.backbone": backbone, "model.depth": "all", "fit.optimizer": "adamw"}
+
     def _head(self, trial: optuna.Trial, backbone: str, size: int | None) -> Candidate:
         views = trial.suggest_categorical("fit.views", self.views)
         policy = "none" if views == 1 else self.policies[-1]

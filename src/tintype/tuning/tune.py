@@ -20,9 +20,10 @@ from tintype.report.tunefile import TUNE_FILE, TuneState, TuneTable, read_tune_t
 from tintype.run import Run, load_run
 from tintype.rundir import numbered, only_one_process, require_new, write_text
 from tintype.runtime import Runtime, start_runtime
-from tintype.tuning.budget import REDUCTION, Clock, Schedule, Stage, make_schedule, parse_duration
+from tintype.tuning.budget import MOST_CLOSING, REDUCTION, Clock, Schedule, Stage, make_schedule, parse_duration
 from tintype.tuning.choose import choose_space, given_settings
-from tintype.tuning.finish import Ended, closing_seconds, finish, hand_over, repeat_finalists
+from tintype.tuning.closing import measure_closing
+from tintype.tuning.finish import Ended, finish, hand_over, repeat_finalists
 from tintype.tuning.folder import SEARCH, TuneFolder
 from tintype.tuning.ownspace import SpaceFile, load_space
 from tintype.tuning.pace import Pace
@@ -221,12 +222,30 @@ class _Attempt:
         if not isinstance(self.space, TransferSpace):
             trainer.precision = precision  # to measure it anew would take longer than some candidates train
         full = pace.seconds(trainer.prepared({}).plan.config.fit.epochs or 1) if pace is not None else None
-        usual = [{}, *([_logistic(self.space)] if isinstance(self.space, TransferSpace) else [])]
-        closing = max(closing_seconds(trainer, changes) for changes in usual)
+        closing, dear = self._closing(trainer)
         self.schedule = self._agreed(make_schedule(self.request.budget, full, closing))
         self.search = Search(
-            trainer, self.space, self.ledger, self.schedule, self.clock, self.folder, self.request.trials, self.renew
-        )
+            trainer, self.space, self.ledger, self.schedule, self.clock, self.folder, self.request.trials, self.renew,
+            dear,
+        )  # fmt: skip
+
+    def _closing(self, trainer: Trainer) -> tuple[float, dict[str, str]]:
+        """Seconds to keep for judging the winner, and the backbones for which they are too few, each with the reason.
+
+        A head's features are at hand when it is judged; a backbone that has trained on classifies all images anew.
+        """
+        budget = self.request.budget
+        usual = [{}, *([_logistic(self.space)] if isinstance(self.space, TransferSpace) else [])]
+        seconds = [measure_closing(trainer, changes).planned(budget) for changes in usual]
+        dear: dict[str, str] = {}
+        if isinstance(self.space, TransferSpace) and not self.space.heads_only:
+            for backbone in self.space.backbones:
+                closing = measure_closing(trainer, self.space.whole(backbone))
+                if budget is not None and closing.least > MOST_CLOSING * budget:
+                    dear[backbone] = f"judging it would take {closing.least:.0f} of {budget:.0f} s"
+                else:
+                    seconds.append(closing.planned(budget))
+        return max(seconds), dear
 
     def _agreed(self, mine: Schedule) -> Schedule:
         """The stages that the first worker has set; accuracies of other lengths could not be compared."""
