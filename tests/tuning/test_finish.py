@@ -108,8 +108,10 @@ def test_a_winner_that_trains_in_steps_keeps_its_weights_where_more_was_no_bette
     assert written == {"fit.epochs": epochs}
 
 
-def repeated(schedule: Schedule, now: float, seconds: Sequence[float], *, heads_lead: bool) -> tuple[list[int], float]:
-    """Which of three like candidates are trained again at such a time, and until when; how long each one took."""
+def repeated(
+    schedule: Schedule, now: float, seconds: Sequence[float], *, heads_lead: bool, extra: float = 0.0
+) -> tuple[list[int], float]:
+    """Which of a few like candidates are trained again at such a time, and until when; each took so many seconds."""
     entries = [entry(number, 0.85 - number / 100, {"fit.epochs": 1}) for number in range(len(seconds))]
     asked: list[int] = []
 
@@ -122,6 +124,7 @@ def repeated(schedule: Schedule, now: float, seconds: Sequence[float], *, heads_
         schedule=schedule, clock=SimpleNamespace(seconds=now), entries=lambda: entries, until=None,
         trainer=SimpleNamespace(base=RunConfig(), slowness=1.0), do_waiting=lambda _: None,
         ledger=SimpleNamespace(set_attribute=lambda *_: None, enqueue=enqueue), heads_lead=lambda: heads_lead,
+        extra=extra, has_tuned=extra > 0,
     )  # fmt: skip
     search.time_left = lambda: search.until - now
     repeat_finalists(search)
@@ -144,3 +147,10 @@ def test_only_what_fits_is_trained_again_and_nothing_where_the_leader_does_not()
     assert repeated(schedule, now, [9.0, 1e3, 9.0], heads_lead=False)[0] == [0, 2]
     assert repeated(schedule, now, [1e3, 9.0, 9.0], heads_lead=False)[0] == [], "it would lose for want of a repeat"
     assert repeated(schedule, now, [9.0, 1e3], heads_lead=False)[0] == []
+
+
+def test_repeats_leave_the_time_in_which_a_fine_tuned_winner_is_judged() -> None:
+    schedule = make_schedule(120, None, 4.0)
+    assert schedule.final < 30.0
+    _, until = repeated(schedule, 50.0, [5.0, 5.0], heads_lead=False, extra=30.0)
+    assert until == pytest.approx(120.0 - 4.0 - 30.0)

@@ -85,6 +85,28 @@ def test_heads_that_were_asked_for_come_before_what_takes_longer(kinds: tuple[st
     assert done == sorted({"one", *kinds} - {""}) + [""] * kinds.count("")
 
 
+def test_a_backbone_is_fine_tuned_only_where_there_is_time_to_judge_it() -> None:
+    said: list[str] = []
+    search = made(tell=lambda *_, **__: said.append("pruned"))
+    search.ledger.note = lambda trial, **what: said.append(what["cause"])  # type: ignore[assignment, method-assign]
+    search._drawn_candidate = lambda trial: Candidate({"model.backbone": "resnet20"})  # type: ignore[method-assign]
+    search._through_stages = lambda *_: said.append("trained")  # type: ignore[method-assign]
+    search.extra = 40.0
+    search._note_leader(score(0.8), trains_in_steps=False)
+    search.clock = Clock(search.schedule.search_ends - 41.0, 0.0, lambda: 0.0)
+    trial: Any = SimpleNamespace(user_attrs={}, number=7)
+    assert search.time_left() > 41.0, "heads alone lead, and what is left is theirs"
+    search.do(trial)
+    assert said == ["no time left to train and to judge it", "pruned"]
+    search.clock = Clock(search.schedule.search_ends - 41.0 - search.schedule.stages[0].seconds, 0.0, lambda: 0.0)
+    assert search.time_left() == pytest.approx(41.0 + search.schedule.stages[0].seconds)
+    search.do(trial)
+    assert said.pop() == "trained"
+    assert search.time_left() == pytest.approx(1.0 + search.schedule.stages[0].seconds), "it must be judged, too"
+    search._note_leader(score(0.5), trains_in_steps=True)
+    assert search.time_left() > 41.0, "it was left behind, and will not be judged"
+
+
 @pytest.mark.parametrize(("is_dear", "what"), [(False, "fine-tuning"), (True, "head")])
 def test_a_backbone_that_takes_too_long_to_be_judged_has_only_heads(what: str, *, is_dear: bool) -> None:
     asked: list[dict[str, Any]] = []

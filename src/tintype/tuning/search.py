@@ -62,6 +62,7 @@ class Search:
         wanted: Trials to be finished; None: only time counts.
         after_trial: Called when a trial has ended.
         dear: Backbones that are not to be fine-tuned for this budget, each with the reason.
+        extra: Seconds that judging one of the others takes beyond what the schedule keeps, if it was fine-tuned.
         until: When the finalists' trainings with other seeds must end; None before it is their turn.
     """
 
@@ -74,8 +75,10 @@ class Search:
     wanted: int | None
     after_trial: Callable[[], None]
     dear: Mapping[str, str] = field(default_factory=dict)
+    extra: float = 0.0
     until: float | None = None
     has_any: bool = False
+    has_tuned: bool = False
     best: tuple[float, float] | None = None
     heads: HeadBatch = field(init=False)
     view_seconds: dict[tuple[str, int | None], float] = field(default_factory=dict)
@@ -86,7 +89,7 @@ class Search:
     def __post_init__(self) -> None:
         self.heads = HeadBatch(self.trainer.prepared, self.trainer.watch)
         done = [entry for entry in self.entries() if entry.competes]
-        self.has_any = bool(done)
+        self.has_any = self.has_tuned = bool(done)
         self.best = max((entry.key for entry in done if self.folder.kept(entry.number)), default=None)
 
     def run(self) -> None:
@@ -122,17 +125,22 @@ class Search:
         """
         if not self.has_any:
             return self.schedule.ends
-        longer = max(0.0, self.schedule.final - self.schedule.closing) if self.heads_lead() else 0.0
-        return self.schedule.search_ends + longer
+        if self.heads_lead():
+            return self.schedule.search_ends + max(0.0, self.schedule.final - self.schedule.closing)
+        return self.schedule.search_ends - (self.extra if self.has_tuned else 0.0)
 
     def heads_lead(self) -> bool:
-        """Whether no last training is to be expected: what trains in steps is left behind, or was not asked for."""
+        """Whether no last training is to be expected: what trains in steps is left behind, or is not asked for."""
         head, stepped = self.best_head, self.best_stepped
         if head is None:
             return False
         if stepped is None:
-            return isinstance(self.space, TransferSpace) and self.space.heads_only
+            return isinstance(self.space, TransferSpace) and (self.space.heads_only or self._too_late_to_tune())
         return stepped.interval.high < head.interval.low
+
+    def _too_late_to_tune(self) -> bool:
+        """Whether there is no time to fine-tune a backbone and to judge it."""
+        return self.clock.seconds + self.schedule.stages[0].seconds > self.schedule.search_ends - self.extra
 
     def _note_leader(self, score: Score, trains_in_steps: bool) -> None:
         self.has_any = True
@@ -153,7 +161,9 @@ class Search:
     def _tuned(self) -> list[str]:
         """The backbones that are worth fine-tuning."""
         assert isinstance(self.space, TransferSpace)
-        return [] if self.space.heads_only else [name for name in self._near() if name not in self.dear]
+        if self.space.heads_only or self._too_late_to_tune():
+            return []
+        return [name for name in self._near() if name not in self.dear]
 
     def _near(self) -> list[str]:
         """The backbones that are not far behind another."""
@@ -162,7 +172,8 @@ class Search:
         return [backbone for backbone in self.space.backbones if backbone not in behind]
 
     def _heads_are_next(self) -> bool:
-        spent = self.clock.seconds > HEADS_SHARE * self.schedule.search_ends
+        # One batch always: it takes seconds on the features that the logistic head has.
+        spent = self.heads.kept and self.clock.seconds > HEADS_SHARE * self.schedule.search_ends
         return self.idle_batches < IDLE_BATCHES and not spent
 
     def _heads_turn(self) -> None:
@@ -269,11 +280,15 @@ class Search:
     def _do_drawn(self, trial: Trial) -> None:
         candidate = self._drawn_candidate(trial)
         assert candidate is not None
-        why = {**far_behind(self.entries()), **self.dear}.get(candidate.settings.get("model.backbone", ""))
-        if why is not None and not candidate.features:
-            self.ledger.note(trial, settings=candidate.settings, cause=why)
-            self.ledger.tell(trial, pruned=True)
-            return
+        if isinstance(self.space, TransferSpace) and not candidate.features:
+            why = {**far_behind(self.entries()), **self.dear}.get(candidate.settings["model.backbone"])
+            if why is None and self._too_late_to_tune():
+                why = "no time left to train and to judge it"
+            if why is not None:
+                self.ledger.note(trial, settings=candidate.settings, cause=why)
+                self.ledger.tell(trial, pruned=True)
+                return
+            self.has_tuned = True
         self._through_stages(trial, candidate.settings, self.schedule.stages)
 
     def _through_stages(self, trial: Trial, settings: Mapping[str, Any], stages: Sequence[Stage]) -> None:

@@ -222,30 +222,30 @@ class _Attempt:
         if not isinstance(self.space, TransferSpace):
             trainer.precision = precision  # to measure it anew would take longer than some candidates train
         full = pace.seconds(trainer.prepared({}).plan.config.fit.epochs or 1) if pace is not None else None
-        closing, dear = self._closing(trainer)
+        closing, extra, dear = self._closing(trainer)
         self.schedule = self._agreed(make_schedule(self.request.budget, full, closing))
         self.search = Search(
             trainer, self.space, self.ledger, self.schedule, self.clock, self.folder, self.request.trials, self.renew,
-            dear,
+            dear, extra,
         )  # fmt: skip
 
-    def _closing(self, trainer: Trainer) -> tuple[float, dict[str, str]]:
-        """Seconds to keep for judging the winner, and the backbones for which they are too few, each with the reason.
+    def _closing(self, trainer: Trainer) -> tuple[float, float, dict[str, str]]:
+        """Seconds to keep for judging the winner, as many more for a fine-tuned one, and backbones that take too long.
 
         A head's features are at hand when it is judged; a backbone that has trained on classifies all images anew.
         """
         budget = self.request.budget
         usual = [{}, *([_logistic(self.space)] if isinstance(self.space, TransferSpace) else [])]
-        seconds = [measure_closing(trainer, changes).planned(budget) for changes in usual]
-        dear: dict[str, str] = {}
+        seconds = max(measure_closing(trainer, changes).planned(budget) for changes in usual)
+        tuned, dear = seconds, dict[str, str]()
         if isinstance(self.space, TransferSpace) and not self.space.heads_only:
             for backbone in self.space.backbones:
                 closing = measure_closing(trainer, self.space.whole(backbone))
                 if budget is not None and closing.least > MOST_CLOSING * budget:
                     dear[backbone] = f"judging it would take {closing.least:.0f} of {budget:.0f} s"
                 else:
-                    seconds.append(closing.planned(budget))
-        return max(seconds), dear
+                    tuned = max(tuned, closing.planned(budget))
+        return seconds, tuned - seconds, dear
 
     def _agreed(self, mine: Schedule) -> Schedule:
         """The stages that the first worker has set; accuracies of other lengths could not be compared."""
