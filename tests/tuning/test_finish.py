@@ -124,7 +124,7 @@ def repeated(
         schedule=schedule, clock=SimpleNamespace(seconds=now), entries=lambda: entries, until=None,
         trainer=SimpleNamespace(base=RunConfig(), slowness=1.0), do_waiting=lambda _: None,
         ledger=SimpleNamespace(set_attribute=lambda *_: None, enqueue=enqueue), heads_lead=lambda: heads_lead,
-        extra=extra, has_tuned=extra > 0,
+        extra=extra, has_stepped=extra > 0,
     )  # fmt: skip
     search.time_left = lambda: search.until - now
     repeat_finalists(search)

@@ -37,8 +37,11 @@ def made(trained: list[Any] | None = None, **ledger: Any) -> Search:
 def test_the_time_of_a_last_training_is_for_the_search_where_heads_leave_all_else_behind() -> None:
     search = made()
     assert search.time_left() == search.schedule.ends  # nothing is there yet to be handed over
+    search.extra = 3.0
     search._note_leader(score(0.8), trains_in_steps=True)
-    assert search.time_left() == search.schedule.search_ends
+    assert search.time_left() == search.schedule.ends - 3.0  # whether heads lead is not known yet
+    search._note_leader(score(0.81), trains_in_steps=False)
+    assert search.time_left() == search.schedule.search_ends - 3.0
     search._note_leader(score(0.9), trains_in_steps=False)
     longer = search.schedule.ends - search.schedule.repeats - search.schedule.closing
     assert search.schedule.search_ends < longer < search.schedule.ends
@@ -46,7 +49,7 @@ def test_the_time_of_a_last_training_is_for_the_search_where_heads_leave_all_els
     search._note_leader(score(0.85), trains_in_steps=True)  # too little
     assert search.time_left() == pytest.approx(longer)
     search._note_leader(score(0.88), trains_in_steps=True)  # a longer training may put it ahead
-    assert search.time_left() == search.schedule.search_ends
+    assert search.time_left() == search.schedule.search_ends - 3.0
     search.until = 42.0
     assert search.time_left() == 42.0
 

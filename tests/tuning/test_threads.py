@@ -75,3 +75,26 @@ def test_nothing_is_late_where_nothing_is_expected(times: Times) -> None:
         times.pass_by(100.0, 1.0)
         threads.step()
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(
+    ("used", "alone", "count"), [(2.0, 0.1, 2), (1.0, 0.5, 1), (1.0, 0.85, 1), (1.0, 0.95, 2), (1.0, 3.0, 2)]
+)
+def test_one_thread_is_taken_where_others_have_a_core_and_it_is_clearly_faster(
+    times: Times, used: float, alone: float, count: int
+) -> None:
+    threads = Threads(2)
+
+    def timed() -> float:
+        if torch.get_num_threads() == 2:
+            times.pass_by(1.0, used)
+            return 1.0
+        times.pass_by(alone, alone)
+        return alone
+
+    assert threads.choose(timed) == (1.0 if count == 2 else alone)
+    assert torch.get_num_threads() == count
+    times.pass_by(1.0, 2.0)
+    threads.use(2)
+    times.pass_by(1.0, 2.0)
+    assert not threads.is_crowded, "what was before does not count"

@@ -70,7 +70,7 @@ class Closing:
 
 
 def measure_closing(trainer: Trainer, changes: Mapping[str, Any]) -> Closing:
-    """What judging a network will take, by the time that some images take now.
+    """What judging a network will take, by the time that some images take now, with as many threads as do best.
 
     Args:
         trainer: Of the search.
@@ -91,4 +91,4 @@ def measure_closing(trainer: Trainer, changes: Mapping[str, Any]) -> Closing:
 
     first, most = TIMED_IMAGES  # the first ones build kernels
     images = int(max(first, min(most, TIMED_SECONDS / per_image(first))))
-    return Closing(per_image(images), needed, len(split.train))
+    return Closing(trainer.threads.choose(lambda: per_image(images)), needed, len(split.train))

@@ -58,7 +58,7 @@ def repeat_finalists(search: Search) -> None:
     schedule = search.schedule
     is_endless = schedule.ends == float("inf")
     # A candidate that took longer than the search has cost its finalists time, and not the winner's last training.
-    later = max(schedule.final, search.extra if search.has_tuned else 0.0)
+    later = max(schedule.final, search.extra if search.has_stepped else 0.0)
     search.until = schedule.ends if is_endless or search.heads_lead() else schedule.ends - later
     entries = search.entries()
     best = [entry for entry in finalists(entries, FINALISTS) if entry.facts["seconds"] <= search.time_left()]

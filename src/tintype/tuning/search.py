@@ -62,7 +62,7 @@ class Search:
         wanted: Trials to be finished; None: only time counts.
         after_trial: Called when a trial has ended.
         dear: Backbones that are not to be fine-tuned for this budget, each with the reason.
-        extra: Seconds that judging one of the others takes beyond what the schedule keeps, if it was fine-tuned.
+        extra: Seconds that judging what trains in steps takes beyond what the schedule keeps.
         until: When the finalists' trainings with other seeds must end; None before it is their turn.
     """
 
@@ -78,7 +78,7 @@ class Search:
     extra: float = 0.0
     until: float | None = None
     has_any: bool = False
-    has_tuned: bool = False
+    has_stepped: bool = False
     best: tuple[float, float] | None = None
     heads: HeadBatch = field(init=False)
     view_seconds: dict[tuple[str, int | None], float] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Search:
     def __post_init__(self) -> None:
         self.heads = HeadBatch(self.trainer.prepared, self.trainer.watch)
         done = [entry for entry in self.entries() if entry.competes]
-        self.has_any = self.has_tuned = bool(done)
+        self.has_any = self.has_stepped = bool(done)
         self.best = max((entry.key for entry in done if self.folder.kept(entry.number)), default=None)
 
     def run(self) -> None:
@@ -125,9 +125,11 @@ class Search:
         """
         if not self.has_any:
             return self.schedule.ends
+        if isinstance(self.space, TransferSpace) and self.best_head is None:
+            return self.schedule.ends - self.extra  # whether heads lead is not known before there is one
         if self.heads_lead():
             return self.schedule.search_ends + max(0.0, self.schedule.final - self.schedule.closing)
-        return self.schedule.search_ends - (self.extra if self.has_tuned else 0.0)
+        return self.schedule.search_ends - (self.extra if self.has_stepped else 0.0)
 
     def heads_lead(self) -> bool:
         """Whether no last training is to be expected: what trains in steps is left behind, or is not asked for."""
@@ -145,6 +147,7 @@ class Search:
     def _note_leader(self, score: Score, trains_in_steps: bool) -> None:
         self.has_any = True
         if trains_in_steps:
+            self.has_stepped = True
             self.best_stepped = max(self.best_stepped or score, score, key=lambda item: item.key)
         else:
             self.best_head = max(self.best_head or score, score, key=lambda item: item.key)
@@ -288,7 +291,7 @@ class Search:
                 self.ledger.note(trial, settings=candidate.settings, cause=why)
                 self.ledger.tell(trial, pruned=True)
                 return
-            self.has_tuned = True
+            self.has_stepped = True
         self._through_stages(trial, candidate.settings, self.schedule.stages)
 
     def _through_stages(self, trial: Trial, settings: Mapping[str, Any], stages: Sequence[Stage]) -> None:

@@ -8,11 +8,15 @@ the others spin meanwhile, in every operation: on two Intel cores (2026-11-21) a
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 
 CROWDED = 0.8
 """Share of the cores' time below which another program must have had the rest: threads that wait spin."""
+
+CLEARLY_FASTER = 0.9
+"""One thread is taken where it needs less than this share of the time of all: less may be chance."""
 
 LATE = 2.5
 """Steps that take so many times as long as measured are slowed down by others."""
@@ -43,6 +47,25 @@ class Threads:
         """Whether others had a part of the cores since :meth:`use`."""
         wall, used = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
         return torch.get_num_threads() > 1 and used < CROWDED * torch.get_num_threads() * wall
+
+    def choose(self, timed: Callable[[], float]) -> float:
+        """Time something with all threads, and with one where others have a part of the cores; what is faster stays.
+
+        Args:
+            timed: Does it, and returns the seconds.
+
+        Returns:
+            The seconds that it takes from now on.
+        """
+        self.use(self.most)
+        seconds = timed()
+        if self.is_crowded:
+            self.use(1)
+            alone = timed()
+            if alone < CLEARLY_FASTER * seconds:
+                return alone
+            self.use(self.most)
+        return seconds
 
     def expect(self, step_seconds: float) -> None:
         """Say how long a step takes; from then on :meth:`step` is called after each."""

@@ -181,18 +181,12 @@ class Trainer:
         assert config.fit.batch_size is not None
         inputs = trained_inputs(built.cut, data, config, built.runtime, watch)
 
-        def timed(threads: int) -> float:
-            self.threads.use(threads)
+        def timed() -> float:
             return seconds_per_image(
                 built.trained, inputs, data.split, config.fit, config.augment, built.runtime, TIMING_SHARE * seconds
             )
 
-        per_image = timed(self.threads.most)
-        if self.threads.is_crowded:
-            alone = timed(1)
-            if alone > per_image:
-                self.threads.use(self.threads.most)
-            per_image = min(per_image, alone)
+        per_image = self.threads.choose(timed)
         images = len(data.split.train)
         least = LEAST_STEPS if config.model.backbone is None else FINE_TUNING_STEPS
         return Pace(per_image, images, len(data.split.validation), min(config.fit.batch_size, images), least)

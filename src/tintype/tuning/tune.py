@@ -230,22 +230,23 @@ class _Attempt:
         )  # fmt: skip
 
     def _closing(self, trainer: Trainer) -> tuple[float, float, dict[str, str]]:
-        """Seconds to keep for judging the winner, as many more for a fine-tuned one, and backbones that take too long.
+        """Seconds to keep for judging a head, as many more for what trains in steps, and backbones that take too long.
 
-        A head's features are at hand when it is judged; a backbone that has trained on classifies all images anew.
+        A head's features are at hand when it is judged; what trains in steps classifies all images anew.
         """
-        budget = self.request.budget
-        usual = [{}, *([_logistic(self.space)] if isinstance(self.space, TransferSpace) else [])]
-        seconds = max(measure_closing(trainer, changes).planned(budget) for changes in usual)
-        tuned, dear = seconds, dict[str, str]()
-        if isinstance(self.space, TransferSpace) and not self.space.heads_only:
-            for backbone in self.space.backbones:
-                closing = measure_closing(trainer, self.space.whole(backbone))
-                if budget is not None and closing.least > MOST_CLOSING * budget:
-                    dear[backbone] = f"judging it would take {closing.least:.0f} of {budget:.0f} s"
-                else:
-                    tuned = max(tuned, closing.planned(budget))
-        return seconds, tuned - seconds, dear
+        budget, space = self.request.budget, self.space
+        stepped, dear = measure_closing(trainer, {}).planned(budget), dict[str, str]()
+        if not isinstance(space, TransferSpace):
+            return stepped, 0.0, dear
+        for backbone in () if space.heads_only else space.backbones:
+            closing = measure_closing(trainer, space.whole(backbone))
+            if budget is not None and closing.least > MOST_CLOSING * budget:
+                dear[backbone] = f"judging it would take {closing.least:.0f} of {budget:.0f} s"
+            else:
+                stepped = max(stepped, closing.planned(budget))
+        head = measure_closing(trainer, _logistic(space)).planned(budget)
+        most = stepped if budget is None else min(stepped, MOST_CLOSING * budget)
+        return head, max(0.0, most - head), dear
 
     def _agreed(self, mine: Schedule) -> Schedule:
         """The stages that the first worker has set; accuracies of other lengths could not be compared."""
