@@ -18,7 +18,22 @@ def test_what_is_gone_on_with_has_the_time_left_of_its_own_pace(
     display.on_progress("seconds searched", 60, 300)
     clock[0] += 20
     display.on_progress("seconds searched", 80, 300)
-    assert re.search(r"80 of 300, 1/s, 3:40 left", capsys.readouterr().err)
+    assert re.search(r"80 of 300, 3:40 left", capsys.readouterr().err)
+
+
+def test_a_rate_is_shown_where_it_says_something(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("tintype.console.time.monotonic", lambda: clock[0])
+    display = Display()
+    for done in (0, 60, 70):
+        display.on_progress("decoding", done, 300)
+        clock[0] += 20
+    assert capsys.readouterr().err.splitlines() == [
+        "decoding: 60 of 300, 3/s, 1:20 left",
+        "decoding: 70 of 300, 2:11 left",
+    ]
 
 
 def test_no_time_left_is_made_up_where_nothing_has_moved(

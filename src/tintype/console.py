@@ -30,6 +30,9 @@ SHOWN_TRIALS = 8
 PLAIN_INTERVAL = 10.0
 """Seconds between two progress lines where there is no terminal."""
 
+LEAST_RATE = 2.0
+"""A second. What is slower is told by the time left: 0/s of a percentage says nothing, nor 1/s of seconds."""
+
 error_console = Console(stderr=True, highlight=False)
 
 
@@ -113,12 +116,14 @@ class Display:
             self._began = now, done  # what is gone on with does not begin at nothing
             self._told = now
         elapsed, here = now - self._began[0], done - self._began[1]
-        rate = f"{here / elapsed:,.0f}/s" if elapsed > 0.5 else ""
+        is_telling = elapsed > 0.5 and here >= LEAST_RATE * elapsed
+        rate = f"{here / elapsed:,.0f}/s" if is_telling else ""
         self._bars.update(self._tasks[what], completed=done, total=total, rate=rate)
         if not self._console.is_terminal and now - self._told > PLAIN_INTERVAL and done < total:
             self._told = now
-            left = f", {_duration(elapsed / here * (total - done))} left" if here > 0 else ""
-            self._console.print(f"{escape(what)}: {done:,} of {total:,}, {rate}{left}", soft_wrap=True)
+            left = f"{_duration(elapsed / here * (total - done))} left" if here > 0 else ""
+            parts = [part for part in (f"{escape(what)}: {done:,} of {total:,}", rate, left) if part]
+            self._console.print(", ".join(parts), soft_wrap=True)
 
     def on_epoch(self, record: EpochRecord, epochs: int) -> None:
         """Show an epoch's figures as one aligned line."""
