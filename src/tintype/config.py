@@ -223,6 +223,11 @@ class ParallelConfig(_Section):
     )
     powersgd_rank: int = Field(4, ge=1, description="rank of the matrices that powersgd sends in place of gradients")
     local_steps: int = Field(16, ge=2, description="steps between two averages of the weights with local_sgd")
+    dense_factors: bool = Field(
+        True,
+        description="gradients of large dense layers travel as the factors that they are products of, where those are "
+        "less; not with powersgd and local_sgd",
+    )
     bucket_mb: float = Field(4.0, gt=0, description="gradients that are sent together, in MiB")
     patience_seconds: float = Field(30.0, ge=5, description="silence after which a process counts as gone")
 

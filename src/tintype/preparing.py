@@ -30,6 +30,7 @@ from tintype.ranks.world import ALONE, World
 from tintype.records import ImageStatistics
 from tintype.runtime import Runtime, available_memory, choose_precision, import_ahead, probe_images, start_runtime
 from tintype.training.communication import choose_method
+from tintype.training.dense_factors import factored_layers, sends_factors
 from tintype.training.features import CutNetwork, choose_front_precision, cut_network, some_features
 from tintype.training.memory import activation_bytes, largest_micro_batch
 from tintype.watch import Watch
@@ -258,10 +259,25 @@ def _settle_computing(plan: Plan, trained: Network, runtime: Runtime, inputs: to
     reason = runtime.evidence if config.precision == "auto" else None
     plan = plan.settled("precision", runtime.precision, reason).settled("threads", runtime.threads)
     if not runtime.world.is_alone:
-        gradients = sum(weight.numel() for weight in trained.parameters() if weight.requires_grad)
-        method, reason = choose_method(config.parallel, runtime, gradients)
-        plan = plan.settled("parallel.comm", method, reason if config.parallel.comm == "auto" else None)
+        plan = _settle_communication(plan, trained, runtime)
     return _fit_into_memory(plan, trained, runtime, inputs[:2]), runtime
+
+
+def _settle_communication(plan: Plan, trained: Network, runtime: Runtime) -> Plan:
+    """Choose how gradients travel, and say which of them travel as factors."""
+    config, ranks = plan.config.parallel, runtime.world.size
+    gradients = sum(weight.numel() for weight in trained.parameters() if weight.requires_grad)
+    assert plan.config.fit.batch_size is not None
+    rows = -(-plan.config.fit.batch_size // ranks)
+    factored = factored_layers(trained, rows, ranks) if sends_factors(config) else {}
+    products = sum(layer.weight.numel() for layer in factored.values())
+    method, reason = choose_method(config, runtime, gradients - products)
+    plan = plan.settled("parallel.comm", method, reason if config.comm == "auto" else None)
+    if not factored:
+        return plan
+    factors = sum(rows * (layer.in_features + layer.out_features) for layer in factored.values())
+    said = f"{', '.join(factored)}: {factors / 1e6:.1f} million values travel in place of {products / 1e6:.1f}"
+    return plan.settled("parallel.dense_factors", True, said)
 
 
 def _fit_into_memory(plan: Plan, network: Network, runtime: Runtime, inputs: torch.Tensor) -> Plan:

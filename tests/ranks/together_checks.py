@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from tintype.config import AugmentConfig, DataConfig, FitConfig, ModelConfig, ParallelConfig
@@ -33,6 +34,7 @@ from tintype.training.parallel import Replica
 
 PLAIN = "conv 8 3 relu l2=0.01\npool 2\ndropout 0.3\nconv 16 3 relu\ngap\ndense 16 relu\ndropout 0.5\n"
 NORMALISED = "conv 8 3 relu\nbn\npool 2\nconv 16 3 relu\ngap\ndense 8\nbn\n"
+WIDE = "conv 8 3 relu\npool 2\nflatten\ndense 256 relu l2=0.01\ndropout 0.5\ndense 256 relu\n"
 CONFIG = FitConfig(
     epochs=3, batch_size=7, learning_rate=3e-3, weight_decay=0.01, label_smoothing=0.05, ema=0.9, gradient_clip=1.0,
     checkpoint_seconds=1e6, class_weights="balanced",
@@ -98,6 +100,36 @@ def parts_of_a_share_train_as_the_whole(bench: Bench) -> None:
     assert_same_training(bench.fit(PLAIN, parted), bench.fit(PLAIN, alone=True))
 
 
+def factors_of_dense_gradients_train_as_one(bench: Bench) -> None:
+    """The layer of 1,152 inputs and 256 units sends factors; uneven shares and their parts have rows in their place."""
+    gathered = 0
+    gather = dist.all_gather_into_tensor
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal gathered
+        gathered += 1
+        return gather(*arguments, **options)
+
+    dist.all_gather_into_tensor = counted
+    try:
+        parted = bench.fit(WIDE, CONFIG.model_copy(update={"micro_batch": 2}))
+        steps, gathered = gathered, 0
+        without = bench.fit(WIDE, parallel=ParallelConfig(dense_factors=False))
+    finally:
+        dist.all_gather_into_tensor = gather
+    one = bench.fit(WIDE, alone=True)
+    assert steps == 1 + len(one.history) * (len(bench.split.train) // 7), "once a step, and in the first one's trial"
+    assert gathered == 0
+    for fitted in (parted, without):
+        assert_same_training(fitted, one)
+        assert_equal_on_all_ranks(bench, fitted)
+        assert all(type(module) is nn.Linear for module in fitted.network.modules() if isinstance(module, nn.Linear))
+
+
+def factors_resume_bit_equal(bench: Bench) -> None:
+    assert_resumes_bit_equal(bench, "factors", ParallelConfig(comm="bf16"), WIDE)
+
+
 def synchronised_batchnorm_trains_as_one(bench: Bench) -> None:
     # A bias before BatchNorm has no gradient but noise, which AdamW would take for one.
     config = CONFIG.model_copy(update={"optimizer": "sgd", "learning_rate": 0.05})
@@ -152,8 +184,8 @@ def gradients_in_bf16_differ_by_rounding(bench: Bench) -> None:
     assert losses[0] != losses[1]
 
 
-def assert_resumes_bit_equal(bench: Bench, name: str, parallel: ParallelConfig) -> None:
-    whole = bench.fit(NORMALISED, parallel=parallel)
+def assert_resumes_bit_equal(bench: Bench, name: str, parallel: ParallelConfig, layers: str = NORMALISED) -> None:
+    whole = bench.fit(layers, parallel=parallel)
     # On disks of their own the other ranks have no checkpoint: the writer sends its own.
     checkpoint = bench.folder / f"disk{bench.world.rank}" / f"{name}.safetensors"
     steps = 0
@@ -165,12 +197,12 @@ def assert_resumes_bit_equal(bench: Bench, name: str, parallel: ParallelConfig) 
 
     message = ""
     try:
-        bench.fit(NORMALISED, checkpoint=checkpoint, should_stop=stop, parallel=parallel)
+        bench.fit(layers, checkpoint=checkpoint, should_stop=stop, parallel=parallel)
     except RunInterrupted as stopped:
         message = str(stopped)
     assert "after step" in message
     assert checkpoint.exists() == bench.world.is_writer
-    resumed = bench.fit(NORMALISED, checkpoint=checkpoint, parallel=parallel)
+    resumed = bench.fit(layers, checkpoint=checkpoint, parallel=parallel)
     losses, of_whole = ([row.train_loss for row in fitted.history] for fitted in (resumed, whole))
     np.testing.assert_allclose(losses, of_whole, rtol=1e-12)  # the sums of an epoch are added up in another order
     assert all(torch.equal(a, b) for a, b in zip(weights_of(whole), weights_of(resumed), strict=True))
@@ -278,6 +310,8 @@ CHECKS: tuple[Callable[[Bench], None], ...] = (
     ranks_that_differ_are_named,
     several_ranks_train_as_one,
     parts_of_a_share_train_as_the_whole,
+    factors_of_dense_gradients_train_as_one,
+    factors_resume_bit_equal,
     synchronised_batchnorm_trains_as_one,
     plain_batchnorm_ends_equal_on_all_ranks,
     one_rank_stops_all_and_they_resume_bit_equal,

@@ -118,3 +118,20 @@ def test_gradients_that_add_up_over_parts_travel_with_the_last(clock_and_time: t
     (step,) = clock.take()
     assert step.seconds == {"input": 0.0, "forward": 2.0, "backward": 4.0}
     assert step.buckets[0].ready == 2.0
+
+
+def test_what_is_no_bucket_has_its_times_among_them(clock_and_time: tuple[StepClock, Time]) -> None:
+    clock, time = clock_and_time
+    clock.start()
+    time.now = 1.0
+    clock.mark("forward")
+    time.now = 1.5
+    arrived = clock.sends(80)
+    time.now = 1.8
+    arrived()
+    time.now = 2.0
+    clock.mark("backward")
+    (step,) = clock.take()
+    (found,) = step.buckets
+    assert (found.bytes, found.ready) == (80, 0.5)
+    assert found.summed == pytest.approx(0.8)

@@ -16,13 +16,14 @@ from tintype.ranks.world import World
 from tintype.studies.scaling_plan import ScalingPlan
 from tintype.together import require_same_data
 from tintype.training.communication import Method, choose_method
+from tintype.training.dense_factors import factored_layers, sends_factors
 from tintype.training.link import measure_link
 from tintype.training.scaling import Cell, Trained, measure
 from tintype.watch import Watch
 
 TRAVELS_AS: dict[Method, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""What gradients are on the link. Other ways are measured and not projected: what they send is no share of the
-gradients."""
+"""What gradients are on the link. Other ways are measured and not projected, nor are factors of dense layers: what they
+send is no share of the gradients."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,13 @@ def measure_scaling(config: RunConfig, plan: ScalingPlan, world: World, watch: W
     watch.on_message(f"link: {world.size} ranks")
     kind = TRAVELS_AS.get(method)
     link = measure_link(world, kind or torch.float32)
+    rows = share_of(fit.batch_size, world.size if "strong" in plan.modes else 1)
+    if sends_factors(config.parallel) and factored_layers(built.network, rows, world.size):
+        kind = None
+        watch.on_message(
+            "factors of dense layers travel, which are no share of the gradients: nothing is projected. With "
+            "parallel.dense_factors = false under [base] gradients travel, and are."
+        )
     return Measurements(
         cells=measure(trained, cells, plan.blocks, plan.steps, world, watch),
         link=link,

@@ -166,11 +166,11 @@ class TrainingLoop:
         self.world = self.runtime.world
         self.steps = steps_in_epoch(config, len(self.split.train))
         total_steps = self.steps * (config.epochs or 1)
+        self.batch_size = min(config.batch_size, len(self.split.train))
         # First of all: it gives all ranks the same weights.
-        self.replica = Replica(self.network, self.parallel, self.runtime, total_steps, self.clock)
+        self.replica = Replica(self.network, self.parallel, self.runtime, total_steps, self.batch_size, self.clock)
         self.optimizer = make_optimizer(self.network, config)
         self.average = WeightAverage(self.network) if config.ema is not None else None
-        self.batch_size = min(config.batch_size, len(self.split.train))
         self.part = self.world.part(self.batch_size)
         share = self.part.stop - self.part.start
         self.progress.micro_batch = min(config.micro_batch or share, share)

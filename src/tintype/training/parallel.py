@@ -6,7 +6,9 @@ which has a contiguous share of them, so that two ranks compute what one would.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -25,8 +27,27 @@ from tintype.training.communication import (
     average,
     first_changed_step,
 )
+from tintype.training.dense_factors import DenseFactors, sends_factors
 from tintype.training.step_clock import NO_CLOCK, Clock
 from tintype.training.sync_batchnorm import Synchronised
+
+
+class _Wrapped(DistributedDataParallel):
+    """DistributedDataParallel that leaves some weights to others.
+
+    Args:
+        network: The network.
+        left_alone: Names of these weights.
+        options: As for DistributedDataParallel.
+    """
+
+    def __init__(self, network: Network, left_alone: Sequence[str], **options: Any) -> None:
+        # The way that its own documentation shows; the network itself need not remember it.
+        self._set_params_and_buffers_to_ignore_for_model(network, list(left_alone))  # type: ignore[no-untyped-call]
+        try:
+            super().__init__(network, **options)
+        finally:
+            del network._ddp_params_and_buffers_to_ignore
 
 
 class Replica:
@@ -36,9 +57,9 @@ class Replica:
         network: On its device; its trained parameters get the gradients. Rank 0's weights go to all.
         config: How gradients travel.
         runtime: Device and ranks.
-        clock: Is told when each bucket of gradients was ready and summed.
-
         total_steps: Of the whole training.
+        batch_size: Images of a step of all ranks.
+        clock: Is told when each bucket of gradients was ready and summed.
 
     Attributes:
         world: The ranks.
@@ -47,8 +68,9 @@ class Replica:
     """
 
     def __init__(
-        self, network: Network, config: ParallelConfig, runtime: Runtime, total_steps: int, clock: Clock = NO_CLOCK
-    ) -> None:
+        self, network: Network, config: ParallelConfig, runtime: Runtime, total_steps: int, batch_size: int,
+        clock: Clock = NO_CLOCK,
+    ) -> None:  # fmt: skip
         self.world = runtime.world
         self._config = config
         self._network = network
@@ -58,15 +80,20 @@ class Replica:
         self._local: LocalWeights | None = None
         self._ddp: DistributedDataParallel | None = None
         self._synchronised: Synchronised | None = None
+        self._factors: DenseFactors | None = None
         if not self.world.is_alone or self.world.gradients is not None:
             if config.sync_batchnorm:
                 self._synchronised = Synchronised(network)
             devices = [runtime.device] if runtime.device.type == "cuda" else None
             method: Method = "fp32" if config.comm == "auto" else config.comm  # auto has been settled before
+            if sends_factors(config):
+                self._first = self.world.part(batch_size).start
+                rows = -(-batch_size // self.world.size)
+                self._factors = DenseFactors(network, rows, self.world.gradients, clock)
             size_mb = ONE_BUCKET_MB if method == "powersgd" else config.bucket_mb
-            self._ddp = DistributedDataParallel(
-                network, device_ids=devices, process_group=self.world.gradients, bucket_cap_mb=size_mb,
-                gradient_as_bucket_view=True,
+            self._ddp = _Wrapped(
+                network, self._factors.names if self._factors is not None else (), device_ids=devices,
+                process_group=self.world.gradients, bucket_cap_mb=size_mb, gradient_as_bucket_view=True,
             )  # fmt: skip
             # Statistics do nothing in a forward pass that trains; all ranks get rank 0's in settle.
             self._ddp.broadcast_buffers = False
@@ -83,6 +110,8 @@ class Replica:
         """
         for dropout in self._dropouts:
             dropout.rows = (first, size)
+        if self._factors is not None:
+            self._factors.at(first - self._first)
         module: nn.Module = self._network if self._ddp is None else self._ddp
         logits: Tensor = module(images)
         return logits
@@ -113,6 +142,8 @@ class Replica:
 
     def part(self, is_last: bool) -> AbstractContextManager[object]:
         """The context of one of the parts in which a rank's images go through: gradients travel with the last."""
+        if self._factors is not None:
+            self._factors.part(is_last)
         if self._ddp is None or (is_last and not self.is_local):
             return nullcontext()
         context: AbstractContextManager[object] = self._ddp.no_sync()
@@ -166,6 +197,8 @@ class Replica:
             dropout.rows = None
         if self._synchronised is not None:
             self._synchronised.undo()
+        if self._factors is not None:
+            self._factors.undo()
 
     def _average(self) -> None:
         assert self._local is not None

@@ -22,6 +22,10 @@ Hook = Callable[[Any, GradBucket], Future[Tensor]]
 """A communication hook of DistributedDataParallel: its state and a bucket to the future of the bucket's sum."""
 
 
+def _nothing() -> None:
+    """What a clock that nobody reads does."""
+
+
 class Clock:
     """The clock of a loop that nobody measures: it does nothing."""
 
@@ -34,6 +38,10 @@ class Clock:
     def timed(self, hook: Hook) -> Hook:
         """The hook as it is."""
         return hook
+
+    def sends(self, size: int) -> Callable[[], None]:  # noqa: ARG002
+        """So many bytes that are no bucket go on their way now; call what is returned when they have arrived."""
+        return _nothing
 
 
 class StepClock(Clock):
@@ -66,6 +74,12 @@ class StepClock(Clock):
             return hook(state, bucket).then(note)
 
         return watched
+
+    def sends(self, size: int) -> Callable[[], None]:
+        """The same, with both times kept as those of a bucket."""
+        arrived: list[float] = []
+        self._buckets.append((size, time.perf_counter(), arrived))
+        return lambda: arrived.append(time.perf_counter())
 
     def take(self) -> list[StepTimes]:
         """The steps since the last call, which are forgotten here."""
