@@ -4,8 +4,8 @@ The gradient of a dense layer's weights is the product of two thin matrices: wha
 change, (N, out), and its inputs, (N, in), for the N images of a step. Where a step has few images and the layer many
 weights, both together are a fraction of their product: 2.2 million values in place of 13 million for the first dense
 layer of the larger network on cats_dogs, with 64 images. So every rank sends its own rows of both, and multiplies those
-of all (sufficient factors; Xie et al., Lighter-Communication Distributed Machine Learning via Sufficient Factor
-Broadcasting, 2016, sections 2 and 3). The sum is the same, and rounded once instead of once on each rank.
+of all (Xie et al., Distributed Machine Learning via Sufficient Factor Broadcasting, 2015). The sum is the same, and
+rounded once instead of once on each rank.
 """
 
 from __future__ import annotations
