@@ -42,12 +42,14 @@ class _Wrapped(DistributedDataParallel):
     """
 
     def __init__(self, network: Network, left_alone: Sequence[str], **options: Any) -> None:
-        # The way that its own documentation shows; the network itself need not remember it.
+        # The way that its own documentation shows; neither network nor weights need remember it.
         self._set_params_and_buffers_to_ignore_for_model(network, list(left_alone))  # type: ignore[no-untyped-call]
         try:
             super().__init__(network, **options)
         finally:
             del network._ddp_params_and_buffers_to_ignore
+            for name in left_alone:
+                del network.get_parameter(name)._ddp_ignored  # type: ignore[attr-defined]
 
 
 class Replica:
