@@ -9,11 +9,17 @@ import pytest
 from tintype.console import Display
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that the display sees, for a test to move."""
+    now = [1000.0]
+    monkeypatch.setattr("tintype.console.time.monotonic", lambda: now[0])
+    return now
+
+
 def test_what_is_gone_on_with_has_the_time_left_of_its_own_pace(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = [1000.0]
-    monkeypatch.setattr("tintype.console.time.monotonic", lambda: clock[0])
     display = Display()
     display.on_progress("seconds searched", 60, 300)
     clock[0] += 20
@@ -21,11 +27,7 @@ def test_what_is_gone_on_with_has_the_time_left_of_its_own_pace(
     assert re.search(r"80 of 300, 3:40 left", capsys.readouterr().err)
 
 
-def test_a_rate_is_shown_where_it_says_something(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = [1000.0]
-    monkeypatch.setattr("tintype.console.time.monotonic", lambda: clock[0])
+def test_a_rate_is_shown_where_it_says_something(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     display = Display()
     for done in (0, 60, 70):
         display.on_progress("decoding", done, 300)
@@ -37,10 +39,8 @@ def test_a_rate_is_shown_where_it_says_something(
 
 
 def test_no_time_left_is_made_up_where_nothing_has_moved(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = [1000.0]
-    monkeypatch.setattr("tintype.console.time.monotonic", lambda: clock[0])
     display = Display()
     display.on_progress("decoding", 5, 300)
     clock[0] += 20
