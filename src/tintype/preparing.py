@@ -265,11 +265,11 @@ def _settle_computing(plan: Plan, trained: Network, runtime: Runtime, inputs: to
 
 def _settle_communication(plan: Plan, trained: Network, runtime: Runtime) -> Plan:
     """Choose how gradients travel, and say which of them travel as factors."""
-    config, ranks = plan.config.parallel, runtime.world.size
+    config, world = plan.config.parallel, runtime.world
     gradients = sum(weight.numel() for weight in trained.parameters() if weight.requires_grad)
     assert plan.config.fit.batch_size is not None
-    rows = -(-plan.config.fit.batch_size // ranks)
-    factored = factored_layers(trained, rows, ranks) if sends_factors(config) else {}
+    rows = world.largest_part(plan.config.fit.batch_size)
+    factored = factored_layers(trained, rows, world.size) if sends_factors(config) else {}
     products = sum(layer.weight.numel() for layer in factored.values())
     method, reason = choose_method(config, runtime, gradients - products)
     plan = plan.settled("parallel.comm", method, reason if config.comm == "auto" else None)
@@ -291,7 +291,7 @@ def _fit_into_memory(plan: Plan, network: Network, runtime: Runtime, inputs: tor
     world = runtime.world
     sharing = 1 if runtime.device.type == "cuda" else world.local_size
     free = available_memory(runtime.device, plan.config.memory_gb) // sharing
-    share = -(-batch_size // world.size)
+    share = world.largest_part(batch_size)
     part = largest_micro_batch(share, needed, free)
     if part == share:
         return plan.settled("fit.micro_batch", part)

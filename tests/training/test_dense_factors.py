@@ -21,6 +21,7 @@ class Body(nn.Module):
         super().__init__()
         self.wide = nn.Linear(192, 2048)
         self.tokens = nn.Linear(2048, 1024)
+        self.one_token = nn.Linear(1024, 1024)
         self.twice = nn.Linear(1024, 1024)
         self.without_bias = nn.Linear(1024, 1024, bias=False)
         self.frozen = nn.Linear(1024, 1024).requires_grad_(False)
@@ -29,6 +30,7 @@ class Body(nn.Module):
     def forward(self, images_NCHW: Tensor) -> Tensor:
         rows = self.wide(images_NCHW.flatten(1))
         rows = self.tokens(rows[:, None].expand(-1, 3, -1)).mean(dim=1)
+        rows = self.one_token(rows[:, None])[:, 0]
         output: Tensor = self.small(self.frozen(self.without_bias(self.twice(self.twice(rows)))))
         return output
 

@@ -67,6 +67,10 @@ class World:
         number = self.rank if rank is None else rank
         return slice(count * number // self.size, count * (number + 1) // self.size)
 
+    def largest_part(self, count: int) -> int:
+        """Things of the rank that has the most of ``count``."""
+        return -(-count // self.size)
+
     def describe(self, rank: int) -> str:
         """A rank for people: ``rank 1 on node-b``."""
         return f"rank {rank} on {self.hosts[rank]}"

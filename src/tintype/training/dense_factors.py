@@ -181,16 +181,16 @@ def factored_layers(network: Network, rows: int, ranks: int) -> dict[str, nn.Lin
     }
     if not found:
         return {}
-    rows_of = _rows_for_an_image(network, list(found))
-    return {name: layer for layer, name in found.items() if rows_of[layer] == [1]}
+    rows_of = _rows_of_an_image(network, list(found))
+    return {name: layer for layer, name in found.items() if rows_of[layer] == [(1,)]}
 
 
-def _rows_for_an_image(network: Network, layers: list[nn.Linear]) -> dict[nn.Module, list[int]]:
-    """How many rows a layer sees for one image, each time that it is called: tokens of an image are many rows."""
-    seen: dict[nn.Module, list[int]] = {layer: [] for layer in layers}
+def _rows_of_an_image(network: Network, layers: list[nn.Linear]) -> dict[nn.Module, list[tuple[int, ...]]]:
+    """The axes before the last of what a layer sees of one image, each time that it is called; (1,) is a row."""
+    seen: dict[nn.Module, list[tuple[int, ...]]] = {layer: [] for layer in layers}
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen[layer].append(inputs[0].numel() // inputs[0].shape[-1])
+        seen[layer].append(tuple(inputs[0].shape[:-1]))
 
     handles = [layer.register_forward_pre_hook(note) for layer in layers]
     training = network.training

@@ -90,7 +90,7 @@ class Replica:
             method: Method = "fp32" if config.comm == "auto" else config.comm  # auto has been settled before
             if sends_factors(config):
                 self._first = self.world.part(batch_size).start
-                rows = -(-batch_size // self.world.size)
+                rows = self.world.largest_part(batch_size)
                 self._factors = DenseFactors(network, rows, self.world.gradients, clock)
             size_mb = ONE_BUCKET_MB if method == "powersgd" else config.bucket_mb
             self._ddp = _Wrapped(

@@ -61,10 +61,11 @@ def repeat_finalists(search: Search) -> None:
     later = max(schedule.final, search.extra if search.has_stepped else 0.0)
     search.until = schedule.ends if is_endless or search.heads_lead() else schedule.ends - later
     entries = search.entries()
-    best = [entry for entry in finalists(entries, FINALISTS) if entry.facts["seconds"] <= search.time_left()]
+    best = finalists(entries, FINALISTS)
+    fitting = [entry for entry in best if entry.facts["seconds"] <= search.time_left()]
     seed = search.trainer.base.seed + 1
     # Without the leader's own repeat the others' would decide without it.
-    for entry in best if len(best) > 1 and best[:1] == finalists(entries, 1) else ():
+    for entry in fitting if len(fitting) > 1 and fitting[0] is best[0] else ():
         is_there = any(item.role == "repeat" and item.facts.get("repeat_of") == entry.number for item in entries)
         if entry.is_seeded and not is_there:
             asked = {"role": "repeat", "repeat_of": entry.number, "seed": seed, "settings": entry.facts["settings"]}
