@@ -276,7 +276,7 @@ def _settle_communication(plan: Plan, trained: Network, runtime: Runtime) -> Pla
     if not factored:
         return plan
     factors = sum(rows * (layer.in_features + layer.out_features) for layer in factored.values())
-    said = f"{', '.join(factored)}: {factors / 1e6:.1f} million values travel in place of {products / 1e6:.1f}"
+    said = f"{', '.join(factored)}: {factors:,} values travel in place of {products:,}"
     return plan.settled("parallel.dense_factors", True, said)
 
 
