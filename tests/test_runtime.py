@@ -40,10 +40,23 @@ def test_a_device_that_is_not_here_is_one_line(device: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_threads_are_what_is_asked_for_or_all() -> None:
+def test_threads_are_what_is_asked_for_or_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert start_runtime("cpu", 1, 0).threads == 1
     assert torch.get_num_threads() == 1
     assert start_runtime("cpu", None, 0).threads == usable_cores()
+
+
+@pytest.mark.parametrize(("said", "count"), [("1", 1), ("3", 3), ("2,1", 2), ("99", 4), ("", 4), ("all", 4), ("0", 1)])
+def test_the_environment_may_ask_for_fewer_threads(monkeypatch: pytest.MonkeyPatch, said: str, count: int) -> None:
+    monkeypatch.setattr("tintype.runtime.usable_cores", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert start_runtime("cpu", None, 0).threads == count
+    assert start_runtime("cpu", 2, 0).threads == 2, "what the settings say counts more"
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert start_runtime("cpu", None, 0).threads == 4, "torchrun says 1 to all"
+    start_runtime("cpu", 1, 0)
 
 
 def test_the_probe_leaves_the_network_alone_and_says_what_it_measured() -> None:

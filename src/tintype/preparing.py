@@ -28,11 +28,12 @@ from tintype.models.weights import load_weights
 from tintype.planning import Plan, plan_data, plan_ranks, plan_training
 from tintype.ranks.world import ALONE, World
 from tintype.records import ImageStatistics
-from tintype.runtime import Runtime, available_memory, choose_precision, import_ahead, probe_images, start_runtime
+from tintype.runtime import Runtime, available_memory, import_ahead, probe_images, start_runtime
 from tintype.training.communication import choose_method
 from tintype.training.dense_factors import factored_layers, sends_factors
 from tintype.training.features import CutNetwork, choose_front_precision, cut_network, some_features
 from tintype.training.memory import activation_bytes, largest_micro_batch
+from tintype.training.threads import choose_computing
 from tintype.watch import Watch
 
 
@@ -250,14 +251,14 @@ def _what_is_frozen(boundary: Boundary) -> str:
 
 
 def _settle_computing(plan: Plan, trained: Network, runtime: Runtime, inputs: torch.Tensor) -> tuple[Plan, Runtime]:
-    """Choose precision and micro-batch for what trains, given a batch like those it will see."""
+    """Choose precision, threads and micro-batch for what trains, given a batch like those it will see."""
     config = plan.config
     with QuickTraining(trained, runtime.device):
-        runtime = choose_precision(runtime, trained, inputs, config.precision)
+        runtime, said = choose_computing(runtime, trained, inputs, config)
     precision, evidence = runtime.world.agree((runtime.precision, runtime.evidence))
     runtime = replace(runtime, precision=precision, evidence=evidence)
     reason = runtime.evidence if config.precision == "auto" else None
-    plan = plan.settled("precision", runtime.precision, reason).settled("threads", runtime.threads)
+    plan = plan.settled("precision", runtime.precision, reason).settled("threads", runtime.threads, said)
     if not runtime.world.is_alone:
         plan = _settle_communication(plan, trained, runtime)
     return _fit_into_memory(plan, trained, runtime, inputs[:2]), runtime

@@ -23,7 +23,7 @@ from torch import nn
 
 from tintype.config import PrecisionName
 from tintype.errors import ConfigError
-from tintype.ranks.torchrun import usable_cores
+from tintype.ranks.torchrun import rank_of_process, usable_cores
 from tintype.ranks.world import ALONE, World
 
 PROBE_PIXELS = 200_000
@@ -73,7 +73,8 @@ def start_runtime(device: str, threads: int | None, seed: int, world: World = AL
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: CPU threads, or None for all that this process may use.
+        threads: CPU threads, or None for as many as there are cores that this process may use; where the environment
+            variable OMP_NUM_THREADS is set, for no more than that.
         seed: Root of everything random in the run.
         world: The processes that train together. Those of one machine share its cores, and each has a GPU of its own.
 
@@ -91,7 +92,7 @@ def start_runtime(device: str, threads: int | None, seed: int, world: World = AL
         raise ConfigError(f"device must be auto, cpu, cuda or cuda:N. Got {device!r}.")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device {name!r} is not here: {torch.cuda.device_count()} CUDA devices. Use --device cpu.")
-    count = threads or usable_cores()
+    count = threads or _threads_to_use()
     torch.set_num_threads(count)
     _keep_freed_memory()
     if chosen.type == "cuda":
@@ -100,6 +101,17 @@ def start_runtime(device: str, threads: int | None, seed: int, world: World = AL
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
     return Runtime(device=chosen, threads=count, seed=seed, world=world)
+
+
+def _threads_to_use() -> int:
+    """As many as usable cores, or as OMP_NUM_THREADS says where that is less.
+
+    torchrun sets it to 1 for all that it starts, so that there it says nothing of what anybody wants.
+    """
+    cores, said = usable_cores(), os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if rank_of_process() is not None or not said.isdecimal():
+        return cores
+    return max(1, min(cores, int(said)))
 
 
 def _keep_freed_memory() -> None:
@@ -179,6 +191,18 @@ def choose_precision(runtime: Runtime, network: nn.Module, inputs: torch.Tensor,
         f"logits differ by {difference:.1%}"
     )
     return replace(runtime, precision=faster, evidence=evidence)
+
+
+def step_seconds(runtime: Runtime, network: nn.Module, inputs: torch.Tensor) -> float:
+    """Median seconds of a training step as it would be computed now. The network's weights stay as they are.
+
+    Args:
+        runtime: Device and precision.
+        network: Takes the inputs and gives logits.
+        inputs: A batch like those it will be trained on.
+    """
+    trial = copy.deepcopy(network)
+    return statistics.median(_timed_step(trial, inputs, runtime.device, runtime.precision) for _ in range(3))
 
 
 def choose_inference_precision(

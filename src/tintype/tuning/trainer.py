@@ -18,10 +18,10 @@ from tintype.preparing import Built, Listed, Prepared, build
 from tintype.records import EpochRecord
 from tintype.runtime import Runtime
 from tintype.training.memory import is_out_of_memory
+from tintype.training.threads import Threads
 from tintype.training.timing import seconds_per_image
 from tintype.tuning.pace import FINE_TUNING_STEPS, LEAST_STEPS, Pace
 from tintype.tuning.score import Failed, Score
-from tintype.tuning.threads import Threads
 from tintype.watch import Watch
 
 TIMING_SHARE = 0.1

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tintype.tuning.threads import LATE_STEPS, Threads
+from tintype.config import RunConfig
+from tintype.ranks.world import ALONE
+from tintype.runtime import Runtime
+from tintype.training.threads import LATE_STEPS, Threads, choose_computing
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +28,7 @@ class Times:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wall, self.used = 10.0, 5.0
         clocks = SimpleNamespace(perf_counter=lambda: self.wall, process_time=lambda: self.used)
-        monkeypatch.setattr("tintype.tuning.threads.time", clocks)
+        monkeypatch.setattr("tintype.training.threads.time", clocks)
 
     def pass_by(self, wall: float, used: float) -> None:
         self.wall += wall
@@ -49,6 +53,17 @@ def test_a_single_thread_is_never_crowded(times: Times) -> None:
     threads.use(1)
     times.pass_by(1.0, 0.1)
     assert not threads.is_crowded
+
+
+@pytest.mark.parametrize(
+    ("count", "had", "fewer"),
+    [(2, 1.5, 1), (2, 0.1, 1), (8, 7.5, 7), (8, 6.6, 5), (8, 1.0, 4), (3, 2.9, 2), (3, 0.5, 1), (1, 1.0, 1)],
+)
+def test_others_are_left_a_core_each(times: Times, count: int, had: float, fewer: int) -> None:
+    threads = Threads(count)
+    threads.use(count)
+    times.pass_by(1.0, had)
+    assert threads.fewer == fewer
 
 
 def test_several_late_steps_leave_one_thread(times: Times) -> None:
@@ -98,3 +113,35 @@ def test_one_thread_is_taken_where_others_have_a_core_and_it_is_clearly_faster(
     threads.use(2)
     times.pass_by(1.0, 2.0)
     assert not threads.is_crowded, "what was before does not count"
+
+
+@pytest.mark.parametrize(
+    ("changes", "used", "alone", "count"),
+    [
+        ({}, 1.5, 0.3, 1),
+        ({}, 1.5, 0.8, 2),  # faster, but perhaps by chance
+        ({}, 2.0, 0.3, 2),  # the cores were ours
+        ({"threads": 2}, 1.5, 0.3, 2),
+        ({"precision": "bf16"}, 1.5, 0.3, 2),
+    ],
+)
+def test_a_run_takes_fewer_threads_beside_a_busy_program(
+    times: Times, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], used: float, alone: float, count: int
+) -> None:
+    def measured(runtime: Runtime, *_: object) -> Runtime:
+        times.pass_by(1.0, used * runtime.threads / 2)
+        return replace(runtime, precision="bf16", evidence=f"measured with {runtime.threads}")
+
+    def step(*_: object) -> float:
+        seconds = 1.0 if torch.get_num_threads() == 2 else alone
+        times.pass_by(seconds, used / 2 * torch.get_num_threads() * seconds)
+        return seconds
+
+    monkeypatch.setattr("tintype.training.threads.choose_precision", measured)
+    monkeypatch.setattr("tintype.training.threads.step_seconds", step)
+    runtime = Runtime(torch.device("cpu"), 2, 0, world=ALONE)
+    config = RunConfig().replace(changes)
+    runtime, said = choose_computing(runtime, torch.nn.Identity(), torch.zeros(6, 1), config)
+    assert runtime.threads == torch.get_num_threads() == count
+    assert runtime.evidence == f"measured with {count}"
+    assert said is None if count == 2 else said is not None and said.endswith("number of threads: 2: 6, 1: 20")

@@ -1,0 +1,143 @@
+"""How many threads compute: all of them, or fewer where another program takes a core.
+
+Threads that share the work of an operation meet at its end. Where another program has taken the core of one of them,
+the others spin meanwhile, in every operation. On two Intel cores, a training step of a small network (2026-11-21) took
+26 ms alone, 120 ms beside one busy process and 811 ms beside two; with a single thread 42 ms beside one. One of
+ResNet-18 at 64 px (2026-11-22) took 146 ms alone and 1,058 ms beside one; with a single thread 261 ms.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from tintype.config import RunConfig
+from tintype.runtime import Runtime, choose_precision, step_seconds
+
+CROWDED = 0.8
+"""Share of the cores' time below which another program must have had the rest: threads that wait spin."""
+
+CLEARLY_FASTER = 0.9
+"""Fewer threads are taken where they need less than this share of the time of all: more may be chance."""
+
+MUCH_FASTER = 0.67
+"""The same for a run, which another number of threads changes in its last digits: chance must not do that."""
+
+LATE = 2.5
+"""Steps that take so many times as long as measured are slowed down by others."""
+
+LATE_STEPS = 5
+"""So many of them in a row are no accident."""
+
+
+class Threads:
+    """The number of threads, which changes with what the machine does besides.
+
+    Args:
+        most: All that the run may use.
+
+    Attributes:
+        tried: The numbers of threads that were timed last, and their seconds.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.tried: dict[int, float] = {}
+        self._started = time.perf_counter(), time.process_time()
+        self._expected, self._last, self._late = 0.0, 0.0, 0
+
+    def use(self, count: int) -> None:
+        """Compute with so many from now on."""
+        torch.set_num_threads(count)
+        self._started = time.perf_counter(), time.process_time()
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether others had a part of the cores since :meth:`use`."""
+        return torch.get_num_threads() > 1 and self._cores_had() < CROWDED * torch.get_num_threads()
+
+    @property
+    def fewer(self) -> int:
+        """As many threads as there seem to be cores that no other program wants, at least half of those in use.
+
+        A core that two programs want gives each of them half of its time.
+        """
+        count = torch.get_num_threads()
+        wanted = round(2 * (count - self._cores_had()))
+        return max(1, count // 2, count - max(1, wanted))
+
+    def _cores_had(self) -> float:
+        wall, used = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
+        return used / wall if wall > 0 else float(self.most)
+
+    def choose(self, timed: Callable[[], float], share: float = CLEARLY_FASTER) -> float:
+        """Time something with all threads, and with fewer where others have a part of the cores; what is faster stays.
+
+        Args:
+            timed: Does it, and returns the seconds.
+            share: Of the seconds of all threads, below which fewer are taken.
+
+        Returns:
+            The seconds that it takes from now on.
+        """
+        self.use(self.most)
+        seconds = timed()
+        self.tried = {self.most: seconds}
+        if self.is_crowded:
+            fewer = self.fewer
+            self.use(fewer)
+            self.tried[fewer] = timed()
+            if self.tried[fewer] < share * seconds:
+                return self.tried[fewer]
+            self.use(self.most)
+        return seconds
+
+    def expect(self, step_seconds: float) -> None:
+        """Say how long a step takes; from then on :meth:`step` is called after each."""
+        self._expected, self._last, self._late = step_seconds, time.perf_counter(), 0
+
+    def step(self) -> None:
+        """Notice that a step has ended; several slow ones leave fewer threads."""
+        now = time.perf_counter()
+        took, self._last = now - self._last, now
+        if not self._expected or torch.get_num_threads() == 1:
+            return
+        self._late = self._late + 1 if took > LATE * self._expected else 0
+        if self._late >= LATE_STEPS:
+            self.use(self.fewer)
+
+
+def choose_computing(
+    runtime: Runtime, network: nn.Module, inputs: torch.Tensor, config: RunConfig
+) -> tuple[Runtime, str | None]:
+    """Choose the precision by measuring, and the threads where that shows that another program wants the cores.
+
+    Another number of threads adds up in another order. So where the precision was set, or several ranks compute,
+    threads are left as they are.
+
+    Args:
+        runtime: What is chosen so far.
+        network: Takes the inputs and gives logits.
+        inputs: A batch like those it will be trained on.
+        config: ``precision`` and ``threads`` count.
+
+    Returns:
+        Where and how it is computed, and why with so many threads; None where nothing is to be said of them.
+    """
+    threads = Threads(runtime.threads)
+    threads.use(runtime.threads)
+    chosen = choose_precision(runtime, network, inputs, config.precision)
+    is_open = config.threads is None and config.precision == "auto" and runtime.world.is_alone
+    if runtime.device.type != "cpu" or not (is_open and threads.is_crowded):
+        return chosen, None
+    threads.choose(lambda: step_seconds(chosen, network, inputs), MUCH_FASTER)
+    count = torch.get_num_threads()
+    if count == runtime.threads:
+        return chosen, None
+    rates = ", ".join(f"{number}: {len(inputs) / seconds:,.0f}" for number, seconds in threads.tried.items())
+    runtime = choose_precision(replace(runtime, threads=count), network, inputs, config.precision)
+    return runtime, f"fewer are faster beside what else runs here; images per second by number of threads: {rates}"
