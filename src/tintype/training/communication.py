@@ -151,7 +151,7 @@ def choose_method(config: ParallelConfig, runtime: Runtime, gradients: int) -> t
     Args:
         config: ``comm``; ``auto`` measures.
         runtime: Ranks, and the precision that the network computes in: what is computed in fp32 travels in fp32.
-        gradients: How many values a step has.
+        gradients: How many values a step sends.
 
     Returns:
         The method, and why.
@@ -164,7 +164,7 @@ def choose_method(config: ParallelConfig, runtime: Runtime, gradients: int) -> t
     shown = ", ".join(f"{method} {gradients / MEASURED_VALUES * value:.2f} s" for method, value in seconds.items())
     method: Method = "bf16" if seconds["bf16"] < CLEARLY_FASTER * seconds["fp32"] else "fp32"
     method = runtime.world.agree(method)
-    return method, f"all gradients of a step take, by themselves: {shown}"
+    return method, f"{gradients:,} gradients of a step take, by themselves: {shown}"
 
 
 def _measured(method: str, runtime: Runtime) -> float:
