@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from tintype.evaluation.scaling import Block, Measured, measured_point, parts_of
 from tintype.evaluation.scaling_model import (
     INFINITE,
     Link,
+    Traffic,
     expected_maximum,
+    gathered_bytes,
     overlap,
     predict,
     profile_of,
@@ -135,27 +138,64 @@ def test_a_ring_sends_nearly_twice_the_bytes_however_many_ranks() -> None:
 
 def test_a_prediction_adds_up_what_one_rank_does_and_what_the_link_takes() -> None:
     one = step(0.4, [(100_000, 0.1, 0.1), (300_000, 0.4, 0.4)])
-    parts = predict(profile_of([[one, one]]), LINK, 2)
+    parts = predict(profile_of([[one, one]]), Traffic(LINK), 2)
     # The first bucket takes 0.102 s and is there at 0.202; the second leaves at 0.4 and takes 0.302 s.
     assert parts.exposed == pytest.approx(0.302)
     assert parts.hidden == pytest.approx(0.102)
     assert parts.agreement == pytest.approx(2 * 2 * 0.001)
     assert parts.waiting == 0.0
     assert parts.total == pytest.approx(one.total + 0.302 + 0.004)
-    half = predict(profile_of([[one, one]]), LINK, 2, wire=0.5)
+    half = predict(profile_of([[one, one]]), Traffic(LINK, 0.5), 2)
     assert half.exposed == pytest.approx(0.152)
-    free = predict(profile_of([[one, one]]), INFINITE, 2)
+    free = predict(profile_of([[one, one]]), Traffic(INFINITE), 2)
     assert free.total == pytest.approx(one.total)
+
+
+def factored_step(product: float) -> StepTimes:
+    """Factors of 100,000 bytes are ready after 0.1 s of a backward pass of 0.4, gradients of 1,000 bytes at its end."""
+    buckets = (Bucket(100_000, 0.1, 0.1, 0.4 + product, is_factors=True), Bucket(1_000, 0.4, 0.4, 0.4 + product))
+    return replace(step(0.4 + product), buckets=buckets, product=product)
+
+
+def test_factors_are_multiplied_out_by_computing_and_not_by_waiting() -> None:
+    item = factored_step(0.05)
+    assert item.wait == pytest.approx(0.0)
+    profile = profile_of([[item]])
+    assert profile.backward == pytest.approx(0.45)
+    assert profile.are_factors == (True, False)
+    assert steps_from(to_plain([item])) == [item]
+
+
+def test_every_rank_gathers_the_factors_of_all_others() -> None:
+    assert gathered_bytes(100, 4) == 300
+    item = factored_step(0.05)
+    parts = predict(profile_of([[item]]), Traffic(LINK, 0.5, products=0.02), 4)
+    # 300,000 bytes and 3 messages: from 0.1 to 0.403. Then 750 bytes and 6 messages, beside the product's 0.07 s.
+    assert parts.backward == pytest.approx(0.47)
+    assert parts.exposed == 0.0
+    assert parts.hidden == pytest.approx(0.303 + 0.00675)
+    alone = predict(profile_of([[item]]), Traffic(LINK, 0.5), 1)
+    assert alone.total == pytest.approx(item.total)
+    slow = predict(profile_of([[item]]), Traffic(replace(LINK, bytes_per_second=5e5), 0.5, products=0.02), 4)
+    assert slow.exposed == pytest.approx(0.1 + 0.603 + 0.0075 - 0.47)
+
+
+def test_the_product_of_more_ranks_is_no_work_of_communication() -> None:
+    together = measured(2, 8, *[factored_step(0.07)] * 2)
+    apart = measured(1, 4, factored_step(0.05))
+    point = measured_point("strong", together, measured(1, 8, step()), apart, Traffic(LINK, 1.0, products=0.02))
+    assert point.parts.work == pytest.approx(0.0)
+    assert point.parts.backward == pytest.approx(0.47)
 
 
 def test_steps_that_vary_make_several_machines_wait() -> None:
     quick, late = step(0.4, [(1, 0.4, 0.4)]), step(0.4, [(1, 0.4, 0.4)], input_seconds=0.3)
-    assert predict(profile_of([[quick, late]]), INFINITE, 2).waiting == pytest.approx(0.05)
+    assert predict(profile_of([[quick, late]]), Traffic(INFINITE), 2).waiting == pytest.approx(0.05)
 
 
 def test_what_slows_a_whole_block_makes_nobody_wait() -> None:
     quick, late = step(0.4, [(1, 0.4, 0.4)]), step(0.4, [(1, 0.4, 0.4)], input_seconds=0.3)
-    assert predict(profile_of([[quick, quick], [late, late]]), INFINITE, 4).waiting == pytest.approx(0.0)
+    assert predict(profile_of([[quick, quick], [late, late]]), Traffic(INFINITE), 4).waiting == pytest.approx(0.0)
 
 
 def test_a_point_says_what_was_gained_and_what_a_better_network_would_give() -> None:
@@ -163,7 +203,7 @@ def test_a_point_says_what_was_gained_and_what_a_better_network_would_give() -> 
     apart = measured(1, 4, step(0.4, [(100_000, 0.4, 0.4)]))
     one = step(0.502, [(100_000, 0.4, 0.502)], agreement=0.002)
     together = measured(2, 8, one, one, seconds=(0.8, 0.8))
-    point = measured_point("strong", together, alone, apart, LINK, 1.0)
+    point = measured_point("strong", together, alone, apart, Traffic(LINK))
     assert point.speed_up.value == pytest.approx(1.25)
     assert point.efficiency.value == pytest.approx(0.625)
     assert point.images_per_second.value == pytest.approx(10.0)
@@ -177,7 +217,7 @@ def test_a_point_says_what_was_gained_and_what_a_better_network_would_give() -> 
 def test_a_way_of_sending_that_is_no_share_of_the_bytes_is_not_predicted() -> None:
     alone = measured(1, 8, step())
     together = measured(2, 8, *[step(0.5, [(10, 0.4, 0.5)])] * 2)
-    point = measured_point("strong", together, alone, alone, LINK, None)
+    point = measured_point("strong", together, alone, alone, Traffic(LINK, None))
     assert point.predicted is None
     assert point.prediction_error is None
     assert math.isfinite(point.ideal)
@@ -186,7 +226,7 @@ def test_a_way_of_sending_that_is_no_share_of_the_bytes_is_not_predicted() -> No
 def test_a_projection_of_machines_that_each_have_a_batch() -> None:
     one = step(0.4, [(400_000, 0.4, 0.4)])
     alone, apart = measured(1, 8, step(), seconds=(0.76, 0.76)), measured(1, 8, one)
-    item = project("weak", 4, apart, alone, LINK, 1.0)
+    item = project("weak", 4, apart, alone, Traffic(LINK))
     seconds = one.total + 0.6 + 6 * 0.001 + 2 * 6 * 0.001
     assert item.images == 32
     assert item.parts.total == pytest.approx(seconds)

@@ -45,7 +45,7 @@ def scaling() -> Scaling:
         for machines in (2, 4)
     )
     return Scaling(
-        SCALING_FORMAT, "two machines", {"ranks": 2}, ("a", "b"), 1, "bf16", 64, 1000, "bf16", 53_200_000, 0.5,
+        SCALING_FORMAT, "two machines", {"ranks": 2}, ("a", "b"), 1, "bf16", 64, 1000, "bf16", (), 53_200_000, 0.5,
         Link(1.18e8, 1.1e-4, 1.4e-9, 2**24, 7), 1.06, points, projections, ASSUMPTIONS,
     )  # fmt: skip
 
@@ -56,6 +56,12 @@ def test_the_file_comes_back_as_it_was(scaling: Scaling, tmp_path: Path) -> None
     write_json(tmp_path / SCALING_FILE, replace(scaling, format=99))
     with pytest.raises(RunError, match="can read"):
         read_scaling(tmp_path)
+
+
+def test_the_page_says_which_layers_send_factors(scaling: Scaling) -> None:
+    assert "as factors" not in dict(scaling_view(scaling).facts)["Gradients"]
+    sent = dict(scaling_view(replace(scaling, factored=("body.dense1",))).facts)["Gradients"]
+    assert sent.endswith("0.5 of that on the link; those of body.dense1 as factors where these are less")
 
 
 def test_the_answer_names_what_is_lost_the_largest_first(scaling: Scaling) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from tintype.errors import ConfigError
+from tintype.evaluation.scaling import Block, Measured
+from tintype.evaluation.scaling_model import Link, Traffic
 from tintype.studies import run_study
 from tintype.studies.file import load_study
 from tintype.studies.scaling import with_ranks
-from tintype.studies.scaling_measure import cells_of
+from tintype.studies.scaling_cells import cells_of
+from tintype.studies.scaling_measure import Measurements
 from tintype.studies.scaling_plan import ScalingPlan
 from tintype.training.scaling import Cell
 
@@ -116,15 +119,41 @@ def test_more_ranks_than_there_are_are_refused() -> None:
 
 
 def test_what_takes_turns_holds_every_share_that_is_projected() -> None:
-    cells = cells_of(plan(machines=[2, 4, 16]), (1, 2, 3), batch=8, train_images=24)
+    cells = cells_of(plan(machines=[2, 4, 16]), (1, 2, 3), batch=8, train_images=24, factored={})
     assert cells == [
         Cell(1, 8), Cell(2, 8), Cell(3, 8), Cell(2, 16), Cell(3, 24), Cell(0, 8), Cell(0, 4), Cell(0, 3), Cell(0, 2),
     ]  # fmt: skip
-    assert cells_of(plan(modes=["weak"]), (1, 2), 8, 16) == [Cell(1, 8), Cell(2, 16), Cell(0, 8)]
+    assert cells_of(plan(modes=["weak"]), (1, 2), 8, 16, {}) == [Cell(1, 8), Cell(2, 16), Cell(0, 8)]
+
+
+def test_a_rank_by_itself_sends_what_it_sends_among_several() -> None:
+    """Two ranks send factors and eight do not: both kinds of a rank by itself are measured."""
+    factored = {(1, 8): ("body.dense1",), (2, 8): ("body.dense1",), (8, 8): ()}
+    cells = cells_of(plan(modes=["weak"], machines=[2, 8]), (1, 2), 8, 16, factored)
+    assert cells == [Cell(1, 8), Cell(2, 16), Cell(0, 8, has_factors=True), Cell(0, 8)]
+
+
+@pytest.mark.parametrize(
+    ("names", "wire", "has_factors"),
+    [(("body.dense1", "body.dense2"), 0.5, True), ((), 0.5, False), (("body.dense1",), None, True)],
+)
+def test_what_travels_is_told_where_a_rank_by_itself_shows_it(
+    names: tuple[str, ...], wire: float | None, has_factors: bool
+) -> None:
+    """Alone both dense layers would send factors; among eight ranks both, none, or the larger one."""
+    link, blocks = Link(1e6, 0.001, 0.0), (Block(1.0, ()),)
+    cells = {Cell(0, 8, True): Measured(1, 8, blocks), Cell(0, 8): Measured(1, 8, ())}
+    both = ("body.dense1", "body.dense2")
+    found = Measurements(
+        cells, link, 8, 0.5, "bf16", {(1, 8): both, (8, 8): names}, {(1, 8): 0.0, (8, 8): 0.25}, 1000, "bf16", 1, 64
+    )
+    assert found.traffic(8, 8) == Traffic(link, wire, 0.25)
+    assert found.apart(8, 8) is cells[Cell(0, 8, has_factors)]
+    assert found.sent_as_factors == names
 
 
 def test_too_few_images_for_all_ranks_are_refused() -> None:
     with pytest.raises(ConfigError, match="takes 24 images, and there are 20"):
-        cells_of(plan(), (1, 3), 8, 20)
+        cells_of(plan(), (1, 3), 8, 20, {})
     with pytest.raises(ConfigError, match="cannot be shared by 9 ranks"):
-        cells_of(plan(modes=["strong"]), (1, 9), 8, 20)
+        cells_of(plan(modes=["strong"]), (1, 9), 8, 20, {})

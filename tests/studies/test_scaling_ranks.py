@@ -21,7 +21,7 @@ steps = 4
 machines = [2, 4]
 [base]
 precision = "fp32"
-model.layers = "conv 16 3 relu\\npool 2\\nflatten\\ndense 64 relu"
+model.layers = "conv 16 3 relu\\npool 2\\nflatten\\ndense 512 relu"
 fit.epochs = 1
 fit.batch_size = 12
 """
@@ -51,12 +51,13 @@ def test_the_parts_add_up_to_the_step(made: Path) -> None:
         ("strong", 1, 12), ("strong", 2, 12), ("weak", 1, 12), ("weak", 2, 24),
     ]  # fmt: skip
     for point in found["points"]:
-        assert abs(point["unaccounted"]) < 0.05 * point["seconds"]["value"] + 0.0005
+        assert abs(point["unaccounted"]) < 0.05 * point["seconds"]["value"] + 0.001
         assert point["parts"]["forward"] > 0
     together = found["points"][1]["parts"]
     assert together["exposed"] > 0
     assert found["points"][0]["parts"]["exposed"] == found["points"][0]["parts"]["waiting"] == 0
     assert found["gradient_bytes"] > 4 * 64 * 64
+    assert found["factored"] == ["body.dense1"]
     link = found["link"]
     assert link["bytes_per_second"] > 1e6
     assert 1.0 <= link["slowed"] < 100, "two ranks of one machine: computing takes their cores, and not for good"

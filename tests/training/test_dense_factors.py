@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tintype.models.network import Network
-from tintype.training.dense_factors import CLEARLY_LESS, LEAST_WEIGHTS, FactoredLinear, factored_layers
+from tintype.ranks.world import ALONE
+from tintype.training.dense_factors import CLEARLY_LESS, LEAST_WEIGHTS, FactoredLinear, factored_layers, product_seconds
 
 
 class Body(nn.Module):
@@ -87,6 +88,13 @@ def test_the_product_of_the_factors_is_the_gradient(*, is_bf16: bool) -> None:
     assert inputs[0] is not None
     assert inputs[1] is not None
     assert torch.equal(inputs[0], inputs[1])
+
+
+def test_multiplying_out_takes_longer_for_more_images() -> None:
+    layer = nn.Linear(512, 512)
+    few, many = (product_seconds([layer], rows, torch.float32, ALONE) for rows in (1, 8192))
+    assert 0 < few < many
+    assert product_seconds([], 8, torch.float32, ALONE) == 0
 
 
 def test_nothing_is_taken_where_nothing_is_learnt() -> None:

@@ -133,5 +133,21 @@ def test_what_is_no_bucket_has_its_times_among_them(clock_and_time: tuple[StepCl
     clock.mark("backward")
     (step,) = clock.take()
     (found,) = step.buckets
-    assert (found.bytes, found.ready) == (80, 0.5)
+    assert (found.bytes, found.ready, found.is_factors) == (80, 0.5, True)
     assert found.summed == pytest.approx(0.8)
+
+
+def test_products_belong_to_the_step_that_they_end(clock_and_time: tuple[StepClock, Time]) -> None:
+    clock, time = clock_and_time
+    clock.start()
+    for seconds in (0.25, 0.5):
+        clock.mark("input")
+        clock.mark("forward")
+        for _ in range(2):
+            done = clock.multiplies()
+            time.now += seconds
+            done()
+        time.now += 1.0
+        clock.mark("backward")
+        clock.mark("optimiser")
+    assert [step.product for step in clock.take()] == [0.5, 1.0]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from tintype.evaluation.scaling_model import INFINITE, Link, Parts, predict, profile_of
+from tintype.evaluation.scaling_model import INFINITE, Parts, Traffic, predict, profile_of
 from tintype.evaluation.stats import UPPER_QUANTILE
 from tintype.evaluation.step_times import PHASES, StepTimes
 from tintype.records import Interval
@@ -119,9 +119,7 @@ class Projection:
     infinite: float
 
 
-def measured_point(
-    mode: str, together: Measured, alone: Measured, apart: Measured, link: Link, wire: float | None
-) -> ScalingPoint:
+def measured_point(mode: str, together: Measured, alone: Measured, apart: Measured, traffic: Traffic) -> ScalingPoint:
     """What was measured of so many ranks.
 
     Args:
@@ -129,16 +127,15 @@ def measured_point(
         together: The ranks at work on one step.
         alone: One rank with nobody beside it.
         apart: Every rank by itself at the same time, with as many images as each has in ``together``.
-        link: What lies between the ranks.
-        wire: Bytes on the link for each byte of gradients; None where that cannot be told, and nothing is predicted.
+        traffic: What travels between the ranks; nothing is predicted where that cannot be told.
     """
-    parts = parts_of(together, _computing(apart))
+    parts = parts_of(together, _computing(apart) + traffic.products)
     rate = ratio_interval(together.images * alone.seconds, alone.images * together.seconds)
     predicted = ideal = None
-    if together.ranks > 1 and wire is not None:
+    if together.ranks > 1 and traffic.wire is not None:
         profile = profile_of(apart.first_rank)
-        predicted = predict(profile, link, together.ranks, wire)
-        ideal = predict(profile, link.without_latency, together.ranks, wire)
+        predicted = predict(profile, traffic, together.ranks)
+        ideal = predict(profile, replace(traffic, link=traffic.link.without_latency), together.ranks)
     seconds = mean_over_blocks(together.seconds)
     infinite = seconds.value - parts.exposed - parts.work - parts.agreement
     saved = 0.0
@@ -160,7 +157,7 @@ def measured_point(
     )
 
 
-def project(mode: str, machines: int, apart: Measured, alone: Measured, link: Link, wire: float) -> Projection:
+def project(mode: str, machines: int, apart: Measured, alone: Measured, traffic: Traffic) -> Projection:
     """What so many machines would do.
 
     Args:
@@ -168,11 +165,10 @@ def project(mode: str, machines: int, apart: Measured, alone: Measured, link: Li
         machines: How many.
         apart: One rank by itself with as many images as each machine has in a step.
         alone: One rank with all images.
-        link: What lies between the machines.
-        wire: Bytes on the link for each byte of gradients.
+        traffic: What travels between the machines; how many bytes is known.
     """
     profile = profile_of(apart.first_rank)
-    parts = predict(profile, link, machines, wire)
+    parts = predict(profile, traffic, machines)
     images = apart.images * machines
     speed_up = images / parts.total * float(alone.seconds.mean()) / alone.images
     return Projection(
@@ -183,8 +179,8 @@ def project(mode: str, machines: int, apart: Measured, alone: Measured, link: Li
         images_per_second=images / parts.total,
         speed_up=speed_up,
         efficiency=speed_up / machines,
-        ideal=predict(profile, link.without_latency, machines, wire).total,
-        infinite=predict(profile, INFINITE, machines, wire).total,
+        ideal=predict(profile, replace(traffic, link=traffic.link.without_latency), machines).total,
+        infinite=predict(profile, replace(traffic, link=INFINITE), machines).total,
     )
 
 

@@ -37,6 +37,12 @@ ASSUMPTIONS = (
 )
 """What the projection takes for granted, for people."""
 
+OF_FACTORS = (
+    "Factors of dense layers go round in a ring as they are: each rank gets those of all others, and takes as long to "
+    "multiply them out as measured for so many images."
+)
+"""What it takes for granted besides, where factors travel."""
+
 _MOST_OF_A_CORE = 0.9
 """Share of the cores that communication may take from computing."""
 
@@ -75,9 +81,28 @@ class Link:
         """Of an all-reduce of so many bytes."""
         return ring_bytes(size, ranks) / self.bytes_per_second + ring_messages(ranks) * self.latency
 
+    def gathering_seconds(self, size: float, ranks: int) -> float:
+        """Of an all-gather of so many bytes of each rank."""
+        return gathered_bytes(size, ranks) / self.bytes_per_second + (ranks - 1) * self.latency
+
 
 INFINITE = Link(math.inf, 0.0, 0.0)
 """A network that costs nothing: neither time nor the cores' work."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What travels in each step, and over what.
+
+    Attributes:
+        link: Between the ranks.
+        wire: Bytes on the link for each byte of gradients: 0.5 with bf16; None where that cannot be told.
+        products: Seconds by which multiplying out the factors of all ranks takes longer than those of one.
+    """
+
+    link: Link
+    wire: float | None = 1.0
+    products: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -130,6 +155,7 @@ class Profile:
         messages: How many times a step the ranks agree on something.
         ready: When each bucket was, in seconds since the backward pass began.
         bytes: Of each bucket's gradients.
+        are_factors: Which of the buckets are factors of a layer.
         deviations: Seconds by which every step was longer than the mean of its block, (n,). What slows a whole block
             slows all machines that are measured, and none waits for it.
     """
@@ -142,12 +168,18 @@ class Profile:
     messages: float
     ready: tuple[float, ...]
     bytes: tuple[int, ...]
+    are_factors: tuple[bool, ...]
     deviations: NDArray[np.float64]
 
 
 def ring_bytes(size: float, ranks: int) -> float:
     """Bytes that each rank sends in a ring that sums ``size`` bytes."""
     return 2 * (ranks - 1) / ranks * size
+
+
+def gathered_bytes(size: float, ranks: int) -> float:
+    """Bytes that each rank sends, and gets, in a ring that gathers ``size`` bytes of each."""
+    return (ranks - 1) * size
 
 
 def ring_messages(ranks: int) -> int:
@@ -174,32 +206,34 @@ def profile_of(blocks: Sequence[Sequence[StepTimes]]) -> Profile:
         messages=float(np.mean([step.messages for step in steps])),
         ready=tuple(ready.mean(axis=0).tolist()),
         bytes=tuple(size for _, size in buckets[0]),
+        are_factors=tuple(item.is_factors for item in steps[0].buckets),
         deviations=np.concatenate([of_block - of_block.mean() for of_block in totals]),
     )
 
 
-def predict(profile: Profile, link: Link, ranks: int, wire: float = 1.0) -> Parts:
+def predict(profile: Profile, traffic: Traffic, ranks: int) -> Parts:
     """A step of so many ranks, each of which does what this one did by itself.
 
     Args:
         profile: Of the images that each rank has in a step.
-        link: What lies between them.
+        traffic: What travels between them; how many bytes is known.
         ranks: How many.
-        wire: Bytes on the link for each byte of gradients: 0.5 with bf16.
     """
-    sizes = [wire * size for size in profile.bytes]
-    computed, arrived, hidden = overlap(
-        profile.ready,
-        profile.backward,
-        [link.seconds(size, ranks) for size in sizes],
-        [link.work_per_byte * ring_bytes(size, ranks) for size in sizes],
-        link.slowed,
-    )
+    assert traffic.wire is not None
+    link, backward = traffic.link, profile.backward + traffic.products
+    transfers, works = [], []
+    for size, is_factors in zip(profile.bytes, profile.are_factors, strict=True):
+        sent = gathered_bytes(size, ranks) if is_factors else ring_bytes(traffic.wire * size, ranks)
+        works.append(link.work_per_byte * sent)
+        transfers.append(
+            link.gathering_seconds(size, ranks) if is_factors else link.seconds(traffic.wire * size, ranks)
+        )
+    computed, arrived, hidden = overlap(profile.ready, backward, transfers, works, link.slowed)
     return Parts(
         input=profile.input,
         forward=profile.forward,
-        backward=profile.backward,
-        work=computed - profile.backward,
+        backward=backward,
+        work=computed - backward,
         exposed=max(0.0, arrived - computed),
         waiting=expected_maximum(profile.deviations, ranks),
         agreement=profile.messages * (ring_messages(ranks) * link.latency + link.wake),

@@ -15,19 +15,21 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 
 @dataclass(frozen=True)
 class Bucket:
-    """The way of a bucket of gradients, in seconds since its backward pass began.
+    """The way of a bucket of gradients, or of a layer's factors, in seconds since its backward pass began.
 
     Attributes:
-        bytes: Of the gradients.
+        bytes: Of this rank's.
         ready: When this rank's were there.
-        summed: When those of all ranks had been summed.
+        summed: When those of all ranks had been summed, or had come together.
         ended: When the backward pass, with its wait, was over.
+        is_factors: Whether it is factors, which all ranks gather and multiply out.
     """
 
     bytes: int
     ready: float
     summed: float
     ended: float
+    is_factors: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,13 @@ class StepTimes:
         seconds: Of each phase; the backward pass with its wait for the other ranks' gradients.
         buckets: In the order in which they were ready; none where no gradients travel.
         messages: How many times the ranks agreed on something.
+        product: Seconds of the backward pass in which factors were multiplied out, after all gradients were ready.
     """
 
     seconds: Mapping[Phase, float]
     buckets: tuple[Bucket, ...] = ()
     messages: int = 0
+    product: float = 0.0
 
     @property
     def total(self) -> float:
@@ -51,8 +55,10 @@ class StepTimes:
 
     @property
     def wait(self) -> float:
-        """Seconds of the backward pass after this rank's last gradients were ready."""
-        return self.buckets[-1].ended - max(bucket.ready for bucket in self.buckets) if self.buckets else 0.0
+        """Seconds of the backward pass after this rank's last gradients were ready, with nothing to compute."""
+        if not self.buckets:
+            return 0.0
+        return max(0.0, self.buckets[-1].ended - max(bucket.ready for bucket in self.buckets) - self.product)
 
     @property
     def hidden(self) -> float:
@@ -69,7 +75,4 @@ class StepTimes:
 
 def steps_from(content: list[dict[str, Any]]) -> list[StepTimes]:
     """Steps as :func:`tintype.records.to_plain` wrote them."""
-    return [
-        StepTimes(item["seconds"], tuple(Bucket(**bucket) for bucket in item["buckets"]), item["messages"])
-        for item in content
-    ]
+    return [StepTimes(**{**item, "buckets": tuple(Bucket(**bucket) for bucket in item["buckets"])}) for item in content]

@@ -109,6 +109,8 @@ def _verdict(point: ScalingPoint) -> str:
 def _facts(scaling: Scaling) -> tuple[tuple[str, str], ...]:
     link, hosts = scaling.link, tuple(dict.fromkeys(scaling.hosts))
     sent = "" if scaling.wire in (None, 1.0) else f", {scaling.wire:g} of that on the link"
+    if scaling.factored:
+        sent += f"; those of {', '.join(scaling.factored)} as factors where these are less"
     return (
         ("Ranks", f"{len(scaling.hosts)} on {', '.join(hosts)}, {text.plural(scaling.threads, 'thread')} each"),
         ("A step of one rank", f"{text.plural(scaling.batch, 'image')}, {scaling.precision}"),

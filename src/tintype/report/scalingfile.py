@@ -11,7 +11,7 @@ from tintype.evaluation.scaling_model import Link, Parts
 from tintype.records import Interval
 from tintype.report.reading import read_table
 
-SCALING_FORMAT = 1
+SCALING_FORMAT = 2
 SCALING_FILE = "scaling.json"
 
 _INTERVALS = ("seconds", "images_per_second", "speed_up", "efficiency")
@@ -31,6 +31,7 @@ class Scaling:
         batch: Images in a step of one rank.
         train_images: To train on.
         comm: How gradients travelled, as ``parallel.comm``.
+        factored: Layers that send factors in place of gradients, wherever those are less.
         gradient_bytes: Of a step, before they travel.
         wire: Bytes on the link for each byte of gradients; None where nothing is projected.
         link: Between the ranks.
@@ -49,6 +50,7 @@ class Scaling:
     batch: int
     train_images: int
     comm: str
+    factored: tuple[str, ...]
     gradient_bytes: int
     wire: float | None
     link: Link
@@ -81,6 +83,7 @@ def _scaling(content: dict[str, Any]) -> Scaling:
         **{
             **content,
             "hosts": tuple(content["hosts"]),
+            "factored": tuple(content["factored"]),
             "link": Link(**content["link"]),
             "points": tuple(_point(item) for item in content["points"]),
             "projections": tuple(

@@ -8,7 +8,7 @@ from typing import Any
 
 from tintype.errors import ConfigError, TintypeError
 from tintype.evaluation.scaling import ScalingPoint, measured_point, project, sharing
-from tintype.evaluation.scaling_model import ASSUMPTIONS
+from tintype.evaluation.scaling_model import ASSUMPTIONS, OF_FACTORS
 from tintype.ranks.joining import joined
 from tintype.ranks.world import World
 from tintype.records import to_plain
@@ -18,7 +18,8 @@ from tintype.rundir import write_json, write_text
 from tintype.studies.crew import Crew
 from tintype.studies.folder import StudyFolder
 from tintype.studies.plan import VARIANT, Study, make_axis
-from tintype.studies.scaling_measure import Measurements, share_of
+from tintype.studies.scaling_cells import share_of
+from tintype.studies.scaling_measure import Measurements
 from tintype.studies.scaling_plan import ONE_RANK, RANKS, ScalingPlan
 from tintype.studies.work import StudyResult, do_study
 from tintype.training.scaling import Cell
@@ -107,21 +108,18 @@ def _measure(study: Study, folder: StudyFolder, crew: Crew, watch: Watch) -> Non
 def summary(name: str, found: Measurements, plan: ScalingPlan, world: World, asked: dict[str, Any]) -> Scaling:
     """``scaling.json``: what was measured and what follows from it."""
     batch, alone = found.batch, found.cells[Cell(1, found.batch)]
-    own = found.cells[Cell(0, batch)]
     points: list[ScalingPoint] = []
     projections = []
     for mode in plan.modes:
-        points.append(measured_point(mode, alone, alone, own, found.link, found.wire))
+        points.append(measured_point(mode, alone, alone, found.apart(1, batch), found.traffic(1, batch)))
         for ranks in plan.ranks_of(world.size)[1:]:
-            images = batch if mode == "strong" else batch * ranks
-            apart = found.cells[Cell(0, share_of(batch, ranks))] if mode == "strong" else own
-            together = found.cells[Cell(ranks, images)]
-            points.append(measured_point(mode, together, alone, apart, found.link, found.wire))
-        for machines in plan.machines if found.wire is not None else ():
-            if mode == "weak" or machines <= batch:
-                apart = found.cells[Cell(0, share_of(batch, machines))] if mode == "strong" else own
-                assert found.wire is not None
-                projections.append(project(mode, machines, apart, alone, found.link, found.wire))
+            share = (ranks, share_of(batch, ranks) if mode == "strong" else batch)
+            together = found.cells[Cell(ranks, batch if mode == "strong" else batch * ranks)]
+            points.append(measured_point(mode, together, alone, found.apart(*share), found.traffic(*share)))
+        for machines in plan.machines:
+            share = (machines, share_of(batch, machines) if mode == "strong" else batch)
+            if (mode == "weak" or machines <= batch) and found.traffic(*share).wire is not None:
+                projections.append(project(mode, machines, found.apart(*share), alone, found.traffic(*share)))
     return Scaling(
         format=SCALING_FORMAT,
         name=name,
@@ -132,11 +130,12 @@ def summary(name: str, found: Measurements, plan: ScalingPlan, world: World, ask
         batch=batch,
         train_images=found.train_images,
         comm=found.comm,
+        factored=found.sent_as_factors,
         gradient_bytes=found.gradient_bytes,
         wire=found.wire,
         link=found.link,
-        sharing=sharing(own, alone),
+        sharing=sharing(found.apart(1, batch), alone),
         points=tuple(points),
         projections=tuple(projections),
-        assumptions=ASSUMPTIONS if projections else (),
+        assumptions=(*ASSUMPTIONS, *((OF_FACTORS,) if found.sent_as_factors else ())) if projections else (),
     )

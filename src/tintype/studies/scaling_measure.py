@@ -9,21 +9,20 @@ import torch
 from tintype.config import RunConfig
 from tintype.errors import ConfigError
 from tintype.evaluation.scaling import Measured
-from tintype.evaluation.scaling_model import Link
-from tintype.preparing import build, prepare_data
+from tintype.evaluation.scaling_model import Link, Traffic
+from tintype.preparing import Built, Prepared, build, prepare_data
 from tintype.ranks.parts import each_by_itself
 from tintype.ranks.world import World
+from tintype.studies.scaling_cells import Share, cells_of, layers_with_factors, product_times, shares_of
 from tintype.studies.scaling_plan import ScalingPlan
 from tintype.together import require_same_data
 from tintype.training.communication import Method, choose_method
-from tintype.training.dense_factors import factored_layers, sends_factors
 from tintype.training.link import measure_link
 from tintype.training.scaling import Cell, Trained, measure
 from tintype.watch import Watch
 
 TRAVELS_AS: dict[Method, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""What gradients are on the link. Other ways are measured and not projected, nor are factors of dense layers: what they
-send is no share of the gradients."""
+"""What gradients are on the link. Other ways are measured and not projected: what they send is no share of them."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,9 @@ class Measurements:
         batch: Images in a step of one rank.
         wire: Bytes on the link for each byte of gradients; None where nothing is projected.
         comm: How gradients travelled; where the settings leave it open, what all ranks together have chosen.
+        factored: The dense layers that send factors, by name, for every share that is measured or projected, and for
+            one rank with as many images.
+        products: Seconds by which multiplying out the factors of all ranks takes longer than those of one, likewise.
         gradient_bytes: Of a step, before they travel.
         precision: In which the network was computed.
         threads: Of each rank.
@@ -47,10 +49,31 @@ class Measurements:
     batch: int
     wire: float | None
     comm: Method
+    factored: dict[Share, tuple[str, ...]]
+    products: dict[Share, float]
     gradient_bytes: int
     precision: str
     threads: int
     train_images: int
+
+    def apart(self, ranks: int, images: int) -> Measured:
+        """Every rank by itself, with as many images as it has among so many ranks, and what it sends there."""
+        return self.cells[Cell(0, images, bool(self.factored[ranks, images]))]
+
+    def traffic(self, ranks: int, images: int) -> Traffic:
+        """What travels among so many ranks, each with so many images.
+
+        A rank by itself showed it unless other layers send factors there: then it cannot be told.
+        """
+        names = self.factored[ranks, images]
+        is_known = names in ((), self.factored[1, images])
+        return Traffic(self.link, self.wire if is_known else None, self.products[ranks, images])
+
+    @property
+    def sent_as_factors(self) -> tuple[str, ...]:
+        """The layers whose factors travel among some number of ranks."""
+        names = (name for (ranks, _), found in self.factored.items() if ranks > 1 for name in found)
+        return tuple(dict.fromkeys(names))
 
 
 def measure_scaling(config: RunConfig, plan: ScalingPlan, world: World, watch: Watch) -> Measurements:
@@ -69,16 +92,7 @@ def measure_scaling(config: RunConfig, plan: ScalingPlan, world: World, watch: W
     ranks = plan.ranks_of(world.size)
     data = prepare_data(config, watch, world)
     require_same_data(world, data)
-    if data.runtime.device.type != "cpu":
-        raise ConfigError(f"a study of scaling measures steps on CPUs, and the device is {data.runtime.device}.")
-    if config.parallel.sync_batchnorm:
-        raise ConfigError(
-            "a study of scaling needs parallel.sync_batchnorm = false: some of the ranks train at a time."
-        )
-    # Memory and precision are those of one rank with a whole batch, as each has it in the largest of the cells.
-    built = build(replace(data, runtime=replace(data.runtime, world=each_by_itself(world))))
-    if built.cut is not None:
-        raise ConfigError("a study of scaling trains whole networks: set fit.feature_cache = false under [base].")
+    built = _built(config, data, world)
     fit = built.plan.config.fit
     assert fit.batch_size is not None
     assert fit.micro_batch is not None
@@ -95,23 +109,20 @@ def measure_scaling(config: RunConfig, plan: ScalingPlan, world: World, watch: W
         parallel=config.parallel.model_copy(update={"comm": method}),
         runtime=runtime,
     )
-    cells = cells_of(plan, ranks, fit.batch_size, len(data.split.train))
+    layers = layers_with_factors(built.network, trained.parallel, shares_of(plan, ranks, fit.batch_size))
+    factored = {share: tuple(found) for share, found in layers.items()}
+    cells = cells_of(plan, ranks, fit.batch_size, len(data.split.train), factored)
     watch.on_message(f"link: {world.size} ranks")
     kind = TRAVELS_AS.get(method)
     link = measure_link(world, kind or torch.float32)
-    rows = share_of(fit.batch_size, world.size if "strong" in plan.modes else 1)
-    if sends_factors(config.parallel) and factored_layers(built.network, rows, world.size):
-        kind = None
-        watch.on_message(
-            "factors of dense layers travel, which are no share of the gradients: nothing is projected. With "
-            "parallel.dense_factors = false under [base] gradients travel, and are."
-        )
     return Measurements(
         cells=measure(trained, cells, plan.blocks, plan.steps, world, watch),
         link=link,
         batch=fit.batch_size,
         wire=None if kind is None else kind.itemsize / torch.float32.itemsize,
         comm=method,
+        factored=factored,
+        products=product_times(layers, torch.bfloat16 if precision == "bf16" else torch.float32, world),
         gradient_bytes=4 * gradients,
         precision=precision,
         threads=runtime.threads,
@@ -119,30 +130,16 @@ def measure_scaling(config: RunConfig, plan: ScalingPlan, world: World, watch: W
     )
 
 
-def cells_of(plan: ScalingPlan, ranks: tuple[int, ...], batch: int, train_images: int) -> list[Cell]:
-    """What takes turns: one rank alone, ranks together in each mode, and ranks by themselves with their share.
-
-    Raises:
-        ConfigError: There are too few images for a step of all ranks, or in a batch for a share.
-    """
-    most = max(ranks)
-    if "weak" in plan.modes and batch * most > train_images:
+def _built(config: RunConfig, data: Prepared, world: World) -> Built:
+    """The network, where its steps can be measured."""
+    if data.runtime.device.type != "cpu":
+        raise ConfigError(f"a study of scaling measures steps on CPUs, and the device is {data.runtime.device}.")
+    if config.parallel.sync_batchnorm:
         raise ConfigError(
-            f"a step of {most} ranks takes {batch * most} images, and there are {train_images:,} to train on."
+            "a study of scaling needs parallel.sync_batchnorm = false: some of the ranks train at a time."
         )
-    if "strong" in plan.modes and batch < most:
-        raise ConfigError(f"a step of {batch} images cannot be shared by {most} ranks: take a larger fit.batch_size.")
-    several = [number for number in ranks if number > 1]
-    shares = [batch]
-    cells = [Cell(1, batch)]
-    if "strong" in plan.modes:
-        cells += [Cell(number, batch) for number in several]
-        shares += [share_of(batch, number) for number in (*several, *plan.machines) if number <= batch]
-    if "weak" in plan.modes:
-        cells += [Cell(number, batch * number) for number in several]
-    return [*cells, *(Cell(0, share) for share in dict.fromkeys(shares))]
-
-
-def share_of(batch: int, ranks: int) -> int:
-    """Images of the rank that has the most of a step's."""
-    return -(-batch // ranks)
+    # Memory and precision are those of one rank with a whole batch, as each has it in the largest of the cells.
+    built = build(replace(data, runtime=replace(data.runtime, world=each_by_itself(world))))
+    if built.cut is not None:
+        raise ConfigError("a study of scaling trains whole networks: set fit.feature_cache = false under [base].")
+    return built

@@ -11,7 +11,9 @@ rounded once instead of once on each rank.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import statistics
+import time
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -23,6 +25,7 @@ from torch.nn.functional import linear
 
 from tintype.config import ParallelConfig
 from tintype.models.network import Network, Tail
+from tintype.ranks.world import World
 from tintype.training.step_clock import Clock
 
 LEAST_WEIGHTS = 2**18
@@ -30,6 +33,8 @@ LEAST_WEIGHTS = 2**18
 
 CLEARLY_LESS = 0.5
 """Factors are sent where they are less than this share of what a ring would send of the gradients."""
+
+_TIMED_PRODUCTS = 5
 
 Take = Callable[[Tensor, Tensor], None]
 
@@ -105,9 +110,9 @@ class _Travelling:
         """Give the weights the gradient of all images."""
         assert self._all is not None
         work.wait()
-        values_NI, gradient_NO = self._all[:, : self.layer.in_features], self._all[:, self.layer.in_features :]
-        weight = self.layer.weight
-        weight.grad = (gradient_NO.t() @ values_NI).to(weight.dtype)
+        done = self._clock.multiplies()
+        self.layer.weight.grad = _product(self._all, self.layer)
+        done()
 
 
 class DenseFactors:
@@ -154,6 +159,35 @@ class DenseFactors:
         """Put the layers back."""
         for parent, name, layer in self._replaced:
             setattr(parent, name, layer)
+
+
+def _product(factors_NF: Tensor, layer: nn.Linear) -> Tensor:
+    """The gradient of a layer's weights, (out, in), from the rows of all images: its inputs, then its outputs'."""
+    values_NI, gradient_NO = factors_NF[:, : layer.in_features], factors_NF[:, layer.in_features :]
+    return (gradient_NO.t() @ values_NI).to(layer.weight.dtype)
+
+
+@torch.no_grad()
+def product_seconds(layers: Iterable[nn.Linear], rows: int, kind: torch.dtype, world: World) -> float:
+    """Seconds in which so many rows of factors are multiplied out: medians, the mean over ranks that all do so at once.
+
+    Args:
+        layers: Whose factors they are.
+        rows: Of all ranks together.
+        kind: Of the factors.
+        world: All ranks call this together.
+    """
+    total = 0.0
+    for layer in layers:
+        factors_NF = torch.zeros(rows, layer.in_features + layer.out_features, dtype=kind)
+        took = []
+        for _ in range(_TIMED_PRODUCTS):
+            world.wait()
+            begun = time.perf_counter()
+            _product(factors_NF, layer)
+            took.append(time.perf_counter() - begun)
+        total += statistics.fmean(world.exchange(statistics.median(took)))
+    return total
 
 
 def sends_factors(config: ParallelConfig) -> bool:

@@ -61,10 +61,12 @@ class Cell:
     Attributes:
         ranks: How many train together; 0 where each trains by itself.
         images: In a step of theirs, or of each.
+        has_factors: Of ranks that train by themselves: whether factors of dense layers take their way as among several.
     """
 
     ranks: int
     images: int
+    has_factors: bool = False
 
 
 def measure(
@@ -93,7 +95,7 @@ def measure(
             part, block, stopped = worlds[cell.ranks], None, False
             if part is not None:
                 try:
-                    block = _block(trained, cell.images, steps, part, watch)
+                    block = _block(trained, cell, steps, part, watch)
                 except RunInterrupted:
                     stopped = True
             if any(world.any(stopped or watch.should_stop())):  # those who wait learn of it here
@@ -103,14 +105,17 @@ def measure(
     return _of_all_ranks(mine, cells, world)
 
 
-def _block(trained: Trained, images: int, steps: int, world: World, watch: Watch) -> Block:
+def _block(trained: Trained, cell: Cell, steps: int, world: World, watch: Watch) -> Block:
     """Some steps, with this rank's own times alone."""
-    clock = StepClock()
+    clock, images = StepClock(), cell.images
+    parallel = trained.parallel
+    if cell.ranks == 0:
+        parallel = parallel.model_copy(update={"dense_factors": cell.has_factors})
     split = replace(trained.split, validation=np.empty(0, dtype=np.int64))
     settings = {"batch_size": images, "steps_per_epoch": steps, "epochs": 2, "schedule": "constant", "keep": "last"}
     loop = TrainingLoop(
         copy.deepcopy(trained.network), trained.cache, split, trained.fit.model_copy(update=settings), trained.augment,
-        replace(trained.runtime, world=world), None, trained.parallel, clock,
+        replace(trained.runtime, world=world), None, parallel, clock,
     )  # fmt: skip
     loop.progress.step = max(0, steps - WARM_STEPS)  # as if the rest of an epoch had been trained before
     loop.run_epoch(watch.on_progress, watch.should_stop)

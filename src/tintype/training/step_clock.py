@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -40,7 +41,11 @@ class Clock:
         return hook
 
     def sends(self, size: int) -> Callable[[], None]:  # noqa: ARG002
-        """So many bytes that are no bucket go on their way now; call what is returned when they have arrived."""
+        """So many bytes of factors go on their way now; call what is returned when they have arrived."""
+        return _nothing
+
+    def multiplies(self) -> Callable[[], None]:
+        """Factors are multiplied out from now on; call what is returned when that is done."""
         return _nothing
 
 
@@ -49,7 +54,8 @@ class StepClock(Clock):
 
     def __init__(self) -> None:
         self._marks: list[tuple[Phase | None, float]] = []
-        self._buckets: list[tuple[int, float, list[float]]] = []
+        self._buckets: list[tuple[float, list[float], int, bool]] = []
+        self._products: list[tuple[float, float]] = []
 
     def start(self) -> None:
         """The first step of several begins."""
@@ -65,7 +71,7 @@ class StepClock(Clock):
         @wraps(hook)  # DistributedDataParallel looks at a hook's annotations
         def watched(state: Any, bucket: GradBucket) -> Future[Tensor]:
             summed: list[float] = []  # filled by another thread, before the backward pass ends
-            self._buckets.append((bucket.buffer().nbytes, time.perf_counter(), summed))
+            self._buckets.append((time.perf_counter(), summed, bucket.buffer().nbytes, False))
 
             def note(future: Future[Tensor]) -> Tensor:
                 summed.append(time.perf_counter())
@@ -78,34 +84,46 @@ class StepClock(Clock):
     def sends(self, size: int) -> Callable[[], None]:
         """The same, with both times kept as those of a bucket."""
         arrived: list[float] = []
-        self._buckets.append((size, time.perf_counter(), arrived))
+        self._buckets.append((time.perf_counter(), arrived, size, True))
         return lambda: arrived.append(time.perf_counter())
+
+    def multiplies(self) -> Callable[[], None]:
+        """The same, with the time that it took."""
+        begun = time.perf_counter()
+
+        def done() -> None:
+            ended = time.perf_counter()
+            self._products.append((ended, ended - begun))
+
+        return done
 
     def take(self) -> list[StepTimes]:
         """The steps since the last call, which are forgotten here."""
-        marks, buckets = self._marks, self._buckets
-        self._marks, self._buckets = [], []
+        marks, buckets, products = self._marks, deque(self._buckets), deque(self._products)
+        self._marks, self._buckets, self._products = [], [], []
         steps: list[StepTimes] = []
-        seconds: dict[Phase, float] = {}
-        messages = 0
-        forward_end, waiting = 0.0, iter(buckets)
-        ahead = next(waiting, None)
-        found: list[Bucket] = []
+        forward_end = 0.0
         for (_, begun), (phase, ended) in itertools.pairwise(marks):
             if phase is None:
                 continue
-            if phase == "input" and seconds:
-                steps.append(StepTimes(seconds, tuple(found), messages))
-                seconds, found, messages = {}, [], 0
-            seconds[phase] = seconds.get(phase, 0.0) + ended - begun
-            messages += phase == "agreement"
+            if phase == "input" or not steps:
+                steps.append(StepTimes({}))
+            step = steps[-1]
+            seconds = {**step.seconds, phase: step.seconds.get(phase, 0.0) + ended - begun}
             if phase == "forward":
                 forward_end = ended
-            while phase == "backward" and ahead is not None and ahead[1] <= ended:
-                size, ready, summed = ahead
-                found.append(Bucket(size, ready - forward_end, summed[0] - forward_end, ended - forward_end))
-                ahead = next(waiting, None)
-        return [*steps, StepTimes(seconds, tuple(found), messages)] if seconds else steps
+            found: list[Bucket] = []
+            while phase == "backward" and buckets and buckets[0][0] <= ended:
+                ready, summed, size, is_factors = buckets.popleft()
+                times = (ready - forward_end, summed[0] - forward_end, ended - forward_end)
+                found.append(Bucket(size, *times, is_factors))
+            product = 0.0
+            while phase == "backward" and products and products[0][0] <= ended:
+                product += products.popleft()[1]
+            steps[-1] = StepTimes(
+                seconds, (*step.buckets, *found), step.messages + (phase == "agreement"), step.product + product
+            )
+        return steps
 
 
 NO_CLOCK = Clock()

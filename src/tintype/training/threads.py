@@ -131,7 +131,8 @@ def choose_computing(
     threads = Threads(runtime.threads)
     threads.use(runtime.threads)
     chosen = choose_precision(runtime, network, inputs, config.precision)
-    is_open = config.threads is None and config.precision == "auto" and runtime.world.is_alone
+    is_run = runtime.world.is_alone and runtime.world.gradients is None  # and no rank that is measured by itself
+    is_open = is_run and config.threads is None and config.precision == "auto"
     if runtime.device.type != "cpu" or not (is_open and threads.is_crowded):
         return chosen, None
     threads.choose(lambda: step_seconds(chosen, network, inputs), MUCH_FASTER)
