@@ -137,6 +137,7 @@ def test_a_run_takes_fewer_threads_beside_a_busy_program(
         times.pass_by(seconds, used / 2 * torch.get_num_threads() * seconds)
         return seconds
 
+    monkeypatch.setattr("tintype.training.threads.usable_cores", lambda: 2)
     monkeypatch.setattr("tintype.training.threads.choose_precision", measured)
     monkeypatch.setattr("tintype.training.threads.step_seconds", step)
     runtime = Runtime(torch.device("cpu"), 2, 0, world=ALONE)
@@ -145,3 +146,14 @@ def test_a_run_takes_fewer_threads_beside_a_busy_program(
     assert runtime.threads == torch.get_num_threads() == count
     assert runtime.evidence == f"measured with {count}"
     assert said is None if count == 2 else said is not None and said.endswith("number of threads: 2: 6, 1: 20")
+
+
+def test_what_the_environment_has_asked_for_is_said(times: Times, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tintype.training.threads.choose_precision", lambda runtime, *_: runtime)
+    monkeypatch.setattr("tintype.training.threads.usable_cores", lambda: 4)
+    nothing = torch.nn.Identity(), torch.zeros(6, 1)
+    said = [
+        choose_computing(Runtime(torch.device("cpu"), count, 0), *nothing, RunConfig().replace(changes))[1]
+        for count, changes in ((4, {}), (1, {}), (1, {"threads": 1}))
+    ]
+    assert said == [None, "OMP_NUM_THREADS says so; there are 4 cores", None]

@@ -86,11 +86,12 @@ def few_steps(facts: Facts) -> Finding | None:
     if fit.steps_per_epoch is not None and share < SHOWN_SHARE:
         never = max(0, images - len(rows) * steps * batch)
         unseen = f"; {never:,} images were never seen" if never else ""
+        all_of_them = "1 epoch was" if len(rows) == 1 else f"{len(rows):,} epochs were"
         return Finding(
             "few-steps",
             "critical" if never else "warning",
             f"an epoch of {steps:,} steps of {batch:,} images shows {steps * batch:,} of {images:,} training images "
-            f"({share:.0%}): {len(rows):,} epochs were {passes:.3g} passes over the data{unseen}",
+            f"({share:.0%}): {all_of_them} {passes:.3g} passes over the data{unseen}",
             _course(rows),
             f"Leave fit.steps_per_epoch out, or set it to {max(1, images // batch):,} for a pass in each epoch: "
             "patience, schedule and curves count epochs.",

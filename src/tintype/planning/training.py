@@ -65,9 +65,10 @@ def _plan_augmentation(chooser: Chooser, size: int, channels: int) -> None:
 
 def _plan_little_augmentation(chooser: Chooser) -> None:
     """Images that are hardly seen twice cannot be learnt by heart; only shifts and mirroring stay."""
+    reason = f"an image is hardly seen twice: fit.epochs = {chooser.config.fit.epochs}"
     for name in ("rotation", "shear", "zoom", "brightness", "contrast"):
         if getattr(chooser.config.augment, name) is None:
-            chooser.choose(f"augment.{name}", 0.0, f"{chooser.config.fit.epochs} epochs show an image hardly twice")
+            chooser.choose(f"augment.{name}", 0.0, reason)
 
 
 def _plan_fit(chooser: Chooser, size: int, images: int, ours: bool) -> None:

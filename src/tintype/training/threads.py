@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from tintype.config import RunConfig
+from tintype.ranks.torchrun import usable_cores
 from tintype.runtime import Runtime, choose_precision, step_seconds
 
 CROWDED = 0.8
@@ -134,7 +135,8 @@ def choose_computing(
     is_run = runtime.world.is_alone and runtime.world.gradients is None  # and no rank that is measured by itself
     is_open = is_run and config.threads is None and config.precision == "auto"
     if runtime.device.type != "cpu" or not (is_open and threads.is_crowded):
-        return chosen, None
+        asked_for_less = is_run and config.threads is None and runtime.threads < usable_cores()
+        return chosen, f"OMP_NUM_THREADS says so; there are {usable_cores()} cores" if asked_for_less else None
     threads.choose(lambda: step_seconds(chosen, network, inputs), MUCH_FASTER)
     count = torch.get_num_threads()
     if count == runtime.threads:
