@@ -22,6 +22,7 @@ from tintype.training.heads import FittedHeads
 from tintype.training.logistic import LogisticHead
 from tintype.training.optim import monitored
 from tintype.training.output_layer import fit_output_layer
+from tintype.training.threads import SteppingAside
 from tintype.watch import Watch
 
 OnEpoch = Callable[[EpochRecord, int], None]
@@ -185,13 +186,20 @@ def _fit(
     assert config.fit.epochs is not None
     epochs = config.fit.epochs + epochs_before
 
+    aside = SteppingAside(built.runtime.threads, watch.on_message) if built.runtime.steps_aside else None
+
     def numbered(record: EpochRecord) -> EpochRecord:
         return replace(record, epoch=record.epoch + epochs_before)
+
+    def on_progress(what: str, done: int, total: int) -> None:
+        if aside is not None:
+            aside.step()
+        watch.on_progress(what, done, total)
 
     fitted = fit(
         trained, inputs, data.split, config.fit, config.augment, built.runtime, parallel=config.parallel,
         checkpoint=checkpoint, start=start,
-        on_epoch=lambda record: on_epoch(numbered(record), epochs), on_progress=watch.on_progress,
+        on_epoch=lambda record: on_epoch(numbered(record), epochs), on_progress=on_progress,
         should_stop=watch.should_stop, should_finish=watch.should_finish,
     )  # fmt: skip
     history = tuple(numbered(record) for record in fitted.history)

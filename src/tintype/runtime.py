@@ -49,6 +49,7 @@ class Runtime:
         precision: ``fp32`` or ``bf16`` (autocast; weights stay fp32).
         evidence: Why this precision, with the probe's figures.
         world: The processes that train together, seen from this one.
+        steps_aside: Whether fewer threads may compute for as long as another program wants the cores.
     """
 
     device: torch.device
@@ -57,6 +58,7 @@ class Runtime:
     precision: PrecisionName = "fp32"
     evidence: str = ""
     world: World = ALONE
+    steps_aside: bool = False
 
     @property
     def by_itself(self) -> Runtime:

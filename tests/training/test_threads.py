@@ -12,7 +12,7 @@ import torch
 from tintype.config import RunConfig
 from tintype.ranks.world import ALONE
 from tintype.runtime import Runtime
-from tintype.training.threads import LATE_STEPS, Threads, choose_computing
+from tintype.training.threads import FIRST_STEPS, LATE_STEPS, SteppingAside, Threads, choose_computing
 
 
 @pytest.fixture(autouse=True)
@@ -145,7 +145,74 @@ def test_a_run_takes_fewer_threads_beside_a_busy_program(
     runtime, said = choose_computing(runtime, torch.nn.Identity(), torch.zeros(6, 1), config)
     assert runtime.threads == torch.get_num_threads() == count
     assert runtime.evidence == f"measured with {count}"
+    assert runtime.steps_aside is (count == 2 and not changes)
     assert said is None if count == 2 else said is not None and said.endswith("number of threads: 2: 6, 1: 20")
+
+
+class Steps:
+    """A run's steps, of 0.1 s each with two threads on cores of its own."""
+
+    def __init__(self, times: Times) -> None:
+        self.times, self.said = times, list[str]()
+        torch.set_num_threads(2)
+        self.aside = SteppingAside(2, self.said.append)
+
+    def take(self, count: int, seconds: float = 0.1, cores: float = 2.0) -> None:
+        for _ in range(count):
+            self.times.pass_by(seconds, cores * seconds)
+            self.aside.step()
+
+
+@pytest.fixture
+def steps(times: Times) -> Steps:
+    return Steps(times)
+
+
+def test_a_run_steps_aside_and_comes_back(steps: Steps) -> None:
+    steps.take(2 * FIRST_STEPS)
+    steps.take(7, 0.3, 1.5)  # 2.1 s
+    assert torch.get_num_threads() == 1
+    assert steps.said == [
+        "steps take 3.0 times as long as at first, and a part of the cores' time goes elsewhere: 1 of 2 threads until "
+        "that is over"
+    ]
+    steps.take(299, 0.2, 1.0)
+    assert torch.get_num_threads() == 1
+    steps.take(1, 0.2, 1.0)  # a minute has passed
+    assert torch.get_num_threads() == 2
+    steps.take(7, 0.3, 1.5)
+    assert torch.get_num_threads() == 1, "it was not over"
+    steps.take(300, 0.2, 1.0)
+    steps.take(100)
+    assert torch.get_num_threads() == 2
+    assert len(steps.said) == 1
+
+
+def test_trying_again_costs_little_where_steps_are_long(steps: Steps) -> None:
+    steps.take(FIRST_STEPS)
+    steps.take(5, 4.0, 1.5)  # 20 s with all threads, so that 400 s go by with one
+    steps.take(398, 1.0, 1.0)
+    assert torch.get_num_threads() == 1
+    steps.take(3, 1.0, 1.0)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds", "cores"),
+    [
+        (6, 0.3, 1.5),  # over before two seconds are
+        (4, 1.0, 1.5),  # two validations and two steps
+        (100, 0.24, 1.5),  # somewhat late
+        (100, 0.3, 1.9),  # late, on cores of its own
+    ],
+)
+def test_a_run_keeps_its_threads(steps: Steps, count: int, seconds: float, cores: float) -> None:
+    steps.take(FIRST_STEPS)
+    for _ in range(3):
+        steps.take(count, seconds, cores)
+        steps.take(1)
+    assert torch.get_num_threads() == 2
+    assert steps.said == []
 
 
 def test_what_the_environment_has_asked_for_is_said(times: Times, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ ResNet-18 at 64 px (2026-11-22) took 146 ms alone and 1,058 ms beside one; with 
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,6 +35,18 @@ LATE = 2.5
 LATE_STEPS = 5
 """So many of them in a row are no accident."""
 
+FIRST_STEPS = 20
+"""Steps by whose median a run knows how long one takes."""
+
+LATE_SECONDS = 2.0
+"""A run steps aside after late steps of so long: whoever opens a window does not change its last digits."""
+
+AWAY_SECONDS = 60.0
+"""So long it computes with fewer threads, at the least, before it tries all again."""
+
+LOST_SHARE = 0.05
+"""Share of the time that trying may take."""
+
 
 class Threads:
     """The number of threads, which changes with what the machine does besides.
@@ -54,11 +67,15 @@ class Threads:
     def use(self, count: int) -> None:
         """Compute with so many from now on."""
         torch.set_num_threads(count)
+        self.look_anew()
+
+    def look_anew(self) -> None:
+        """What was before says nothing of who has the cores now."""
         self._started = time.perf_counter(), time.process_time()
 
     @property
     def is_crowded(self) -> bool:
-        """Whether others had a part of the cores since :meth:`use`."""
+        """Whether others had a part of the cores since :meth:`use` or :meth:`look_anew`."""
         return torch.get_num_threads() > 1 and self._cores_had() < CROWDED * torch.get_num_threads()
 
     @property
@@ -112,6 +129,55 @@ class Threads:
             self.use(self.fewer)
 
 
+class SteppingAside:
+    """A run that computes with fewer threads while another program wants the cores.
+
+    Args:
+        most: Threads that it has.
+        on_message: Is told the first time.
+    """
+
+    def __init__(self, most: int, on_message: Callable[[str], None]) -> None:
+        self._threads, self._on_message = Threads(most), on_message
+        self._first: list[float] = []
+        self._expected, self._late, self._back_at = 0.0, 0, 0.0
+        self._last = self._on_time = time.perf_counter()
+
+    def step(self) -> None:
+        """Notice that a step has ended."""
+        now = time.perf_counter()
+        took, self._last = now - self._last, now
+        if not self._expected:
+            self._first.append(took)
+            self._expected = statistics.median(self._first) if len(self._first) == FIRST_STEPS else 0.0
+            self._begin_anew(now)
+        elif torch.get_num_threads() < self._threads.most:
+            if now >= self._back_at:
+                self._threads.use(self._threads.most)
+                self._begin_anew(now)
+        elif took <= LATE * self._expected:
+            self._begin_anew(now)
+        else:
+            self._late += 1
+            if self._late >= LATE_STEPS and now - self._on_time >= LATE_SECONDS and self._threads.is_crowded:
+                self._step_aside(now)
+
+    def _begin_anew(self, now: float) -> None:
+        self._threads.look_anew()
+        self._on_time, self._late = now, 0
+
+    def _step_aside(self, now: float) -> None:
+        lost, count = now - self._on_time, self._threads.fewer
+        if not self._back_at:
+            slower = lost / self._late / self._expected
+            self._on_message(
+                f"steps take {slower:.1f} times as long as at first, and a part of the cores' time goes elsewhere: "
+                f"{count} of {self._threads.most} threads until that is over"
+            )
+        self._threads.use(count)
+        self._back_at = now + max(AWAY_SECONDS, lost / LOST_SHARE)
+
+
 def choose_computing(
     runtime: Runtime, network: nn.Module, inputs: torch.Tensor, config: RunConfig
 ) -> tuple[Runtime, str | None]:
@@ -133,7 +199,8 @@ def choose_computing(
     threads.use(runtime.threads)
     chosen = choose_precision(runtime, network, inputs, config.precision)
     is_run = runtime.world.is_alone and runtime.world.gradients is None  # and no rank that is measured by itself
-    is_open = is_run and config.threads is None and config.precision == "auto"
+    is_open = is_run and config.threads is None and config.precision == "auto" and runtime.threads > 1
+    chosen = replace(chosen, steps_aside=is_open and runtime.device.type == "cpu")
     if runtime.device.type != "cpu" or not (is_open and threads.is_crowded):
         asked_for_less = is_run and config.threads is None and runtime.threads < usable_cores()
         return chosen, f"OMP_NUM_THREADS says so; there are {usable_cores()} cores" if asked_for_less else None
@@ -142,5 +209,6 @@ def choose_computing(
     if count == runtime.threads:
         return chosen, None
     rates = ", ".join(f"{number}: {len(inputs) / seconds:,.0f}" for number, seconds in threads.tried.items())
-    runtime = choose_precision(replace(runtime, threads=count), network, inputs, config.precision)
+    fewer = replace(runtime, threads=count, steps_aside=count > 1)
+    runtime = choose_precision(fewer, network, inputs, config.precision)
     return runtime, f"fewer are faster beside what else runs here; images per second by number of threads: {rates}"
