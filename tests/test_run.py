@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,11 @@ from PIL import Image
 from shapes import draw_shape, make_shapes
 
 import tintype as tt
+from tintype.config import RunConfig
 from tintype.errors import RunError
+from tintype.run import start_run
 from tintype.rundir import RunDir, cache_folder
+from tintype.watch import Watch
 
 QUICK = {"epochs": 6, "device": "cpu", "precision": "fp32", "settings": {"threads": 1}}
 
@@ -60,6 +65,32 @@ def test_leaked_test_images_are_counted_apart(tmp_path: Path) -> None:
     leak = next(finding for finding in run.findings if finding.code == "leakage")
     assert leak.severity == "critical"
     assert any("copy0.png" in line for line in leak.evidence)
+
+
+@pytest.mark.parametrize("steps_aside", [True, False])
+def test_every_step_of_a_run_looks_for_other_programs_where_it_may_step_aside(
+    shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, steps_aside: bool
+) -> None:
+    taken = []
+
+    class Looking:
+        def __init__(self, most: int, on_message: Callable[[str], None]) -> None:
+            on_message(f"of {most} threads")
+
+        def step(self) -> None:
+            taken.append(1)
+
+    monkeypatch.setattr("tintype.learning.SteppingAside", Looking)
+    monkeypatch.setattr(
+        "tintype.preparing.choose_computing", lambda runtime, *_: (replace(runtime, steps_aside=steps_aside), None)
+    )
+    said: list[str] = []
+    config = RunConfig().replace(
+        {"data.source": str(shapes_folder), "device": "cpu", "fit.epochs": 3, "fit.steps_per_epoch": 4, "threads": 1}
+    )
+    start_run(config, tmp_path / "run", Watch(on_message=said.append))
+    assert len(taken) == (12 if steps_aside else 0)
+    assert ("of 1 threads" in said) is steps_aside
 
 
 def test_a_second_run_gets_a_name_of_its_own(
