@@ -114,7 +114,9 @@ def test_the_end_kills_also_what_left_its_group() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_of_the_hosts_of_a_process_that_was_killed(number: signal.Signals) -> None:
-    hold = "import sys, time\nfrom multihost.hosts import two_hosts\n"
+    hold = "import signal, time\nfrom multihost.hosts import two_hosts\n"
+    # A shell that starts the tests in the background lets them, and all that they start, ignore SIGINT.
+    hold += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     hold += (
         "with two_hosts() as (first, _):\n    print(first.run(['sleep', '300']).pid, flush=True)\n    time.sleep(300)"
     )
