@@ -15,6 +15,7 @@ from tintype.runtime import (
     peak_memory_mb,
     probe_images,
     start_runtime,
+    step_seconds,
 )
 
 INPUTS = probe_images((3, 16, 16), 8, torch.device("cpu"))
@@ -82,6 +83,22 @@ def test_bf16_that_disagrees_is_not_taken() -> None:
     runtime = choose_precision(start_runtime("cpu", 1, 0), Cancelling(), INPUTS, "auto")
     assert runtime.precision == "fp32"
     assert "differ" in runtime.evidence
+
+
+def test_steps_are_timed_on_a_copy_after_one_that_builds_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[float | str] = []
+    seconds = iter([9.0, 0.06, 0.03, 0.04, 7.0])
+
+    def timed(network: torch.nn.Module, *_: object) -> float:
+        assert network is not given
+        taken.append(next(seconds))
+        return float(taken[-1])
+
+    given = Small()
+    monkeypatch.setattr("tintype.runtime._timed_step", timed)
+    runtime = start_runtime("cpu", 1, 0)
+    assert step_seconds(runtime, given, INPUTS, lambda: taken.append("begin")) == 0.04
+    assert taken == [9.0, "begin", 0.06, 0.03, 0.04]
 
 
 def test_a_set_precision_is_not_measured() -> None:

@@ -13,7 +13,7 @@ import platform
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,9 @@ from tintype.ranks.world import ALONE, World
 
 PROBE_PIXELS = 200_000
 """Most pixels in the probe's batch: 6 images of 180 px, or 255 of 28 px; large enough to be representative."""
+
+TIMED_SECONDS = 0.1
+"""Steps are timed for so long, one at the least: what a scheduler does to short ones shows."""
 
 CLEARLY = 1.5
 """Slower by this factor the first time needs no second measurement."""
@@ -195,16 +198,22 @@ def choose_precision(runtime: Runtime, network: nn.Module, inputs: torch.Tensor,
     return replace(runtime, precision=faster, evidence=evidence)
 
 
-def step_seconds(runtime: Runtime, network: nn.Module, inputs: torch.Tensor) -> float:
+def step_seconds(runtime: Runtime, network: nn.Module, inputs: torch.Tensor, begin: Callable[[], None]) -> float:
     """Median seconds of a training step as it would be computed now. The network's weights stay as they are.
 
     Args:
         runtime: Device and precision.
         network: Takes the inputs and gives logits.
         inputs: A batch like those it will be trained on.
+        begin: Called before the first step that counts; the one before it builds kernels.
     """
     trial = copy.deepcopy(network)
-    return statistics.median(_timed_step(trial, inputs, runtime.device, runtime.precision) for _ in range(3))
+    _timed_step(trial, inputs, runtime.device, runtime.precision)
+    begin()
+    took: list[float] = []
+    while sum(took) < TIMED_SECONDS:
+        took.append(_timed_step(trial, inputs, runtime.device, runtime.precision))
+    return statistics.median(took)
 
 
 def choose_inference_precision(

@@ -20,7 +20,7 @@ from tintype.config import RunConfig
 from tintype.ranks.torchrun import usable_cores
 from tintype.runtime import Runtime, choose_precision, step_seconds
 
-CROWDED = 0.8
+CROWDED = 0.9
 """Share of the cores' time below which another program must have had the rest: threads that wait spin."""
 
 CLEARLY_FASTER = 0.9
@@ -182,7 +182,7 @@ class SteppingAside:
 def choose_computing(
     runtime: Runtime, network: nn.Module, inputs: torch.Tensor, config: RunConfig
 ) -> tuple[Runtime, str | None]:
-    """Choose the precision by measuring, and the threads where that shows that another program wants the cores.
+    """Choose the threads, where another program wants the cores, and then the precision, each by measuring.
 
     Another number of threads adds up in another order. So where the precision was set, or several ranks compute,
     threads are left as they are.
@@ -196,20 +196,17 @@ def choose_computing(
     Returns:
         Where and how it is computed, and why with so many threads; None where nothing is to be said of them.
     """
-    threads = Threads(runtime.threads)
-    threads.use(runtime.threads)
-    chosen = choose_precision(runtime, network, inputs, config.precision)
     is_run = runtime.world.is_alone and runtime.world.gradients is None  # and no rank that is measured by itself
-    is_open = is_run and config.threads is None and config.precision == "auto" and runtime.threads > 1
-    chosen = replace(chosen, steps_aside=is_open and runtime.device.type == "cpu")
-    if runtime.device.type != "cpu" or not (is_open and threads.is_crowded):
-        asked_for_less = is_run and config.threads is None and runtime.threads < usable_cores()
-        return chosen, f"OMP_NUM_THREADS says so; there are {usable_cores()} cores" if asked_for_less else None
-    threads.choose(lambda: step_seconds(chosen, network, inputs), MUCH_FASTER)
-    count = torch.get_num_threads()
-    if count == runtime.threads:
-        return chosen, None
-    rates = ", ".join(f"{number}: {len(inputs) / seconds:,.0f}" for number, seconds in threads.tried.items())
-    fewer = replace(runtime, threads=count, steps_aside=count > 1)
-    runtime = choose_precision(fewer, network, inputs, config.precision)
-    return runtime, f"fewer are faster beside what else runs here; images per second by number of threads: {rates}"
+    said = None
+    if is_run and config.threads is None and runtime.threads < usable_cores():
+        said = f"OMP_NUM_THREADS says so; there are {usable_cores()} cores"
+    is_open = is_run and config.threads is None and config.precision == "auto"
+    if is_open and runtime.threads > 1 and runtime.device.type == "cpu":
+        threads = Threads(runtime.threads)
+        threads.choose(lambda: step_seconds(runtime, network, inputs, threads.look_anew), MUCH_FASTER)
+        count = torch.get_num_threads()
+        if count < runtime.threads:
+            rates = ", ".join(f"{number}: {len(inputs) / seconds:,.0f}" for number, seconds in threads.tried.items())
+            said = f"fewer are faster beside what else runs here; images per second by number of threads: {rates}"
+        runtime = replace(runtime, threads=count, steps_aside=count > 1)
+    return choose_precision(runtime, network, inputs, config.precision), said
