@@ -77,13 +77,9 @@ class Link:
         """The same bandwidth and work, and every message there at once."""
         return replace(self, latency=0.0)
 
-    def seconds(self, size: float, ranks: int) -> float:
-        """Of an all-reduce of so many bytes."""
-        return ring_bytes(size, ranks) / self.bytes_per_second + ring_messages(ranks) * self.latency
-
-    def gathering_seconds(self, size: float, ranks: int) -> float:
-        """Of an all-gather of so many bytes of each rank."""
-        return gathered_bytes(size, ranks) / self.bytes_per_second + (ranks - 1) * self.latency
+    def seconds(self, sent: float, messages: int) -> float:
+        """Of sending so many bytes in a ring, in so many messages one after another."""
+        return sent / self.bytes_per_second + messages * self.latency
 
 
 INFINITE = Link(math.inf, 0.0, 0.0)
@@ -223,11 +219,12 @@ def predict(profile: Profile, traffic: Traffic, ranks: int) -> Parts:
     link, backward = traffic.link, profile.backward + traffic.products
     transfers, works = [], []
     for size, is_factors in zip(profile.bytes, profile.are_factors, strict=True):
-        sent = gathered_bytes(size, ranks) if is_factors else ring_bytes(traffic.wire * size, ranks)
+        if is_factors:
+            sent, messages = gathered_bytes(size, ranks), ranks - 1
+        else:
+            sent, messages = ring_bytes(traffic.wire * size, ranks), ring_messages(ranks)
+        transfers.append(link.seconds(sent, messages))
         works.append(link.work_per_byte * sent)
-        transfers.append(
-            link.gathering_seconds(size, ranks) if is_factors else link.seconds(traffic.wire * size, ranks)
-        )
     computed, arrived, hidden = overlap(profile.ready, backward, transfers, works, link.slowed)
     return Parts(
         input=profile.input,

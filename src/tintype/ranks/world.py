@@ -69,7 +69,7 @@ class World:
 
     def largest_part(self, count: int) -> int:
         """Things of the rank that has the most of ``count``."""
-        return -(-count // self.size)
+        return largest_part(count, self.size)
 
     def describe(self, rank: int) -> str:
         """A rank for people: ``rank 1 on node-b``."""
@@ -178,6 +178,11 @@ class World:
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(parts, padded, group=self.group)
         return [part[: int(length.item())].numpy() for part, length in zip(parts, lengths, strict=True)]
+
+
+def largest_part(count: int, ranks: int) -> int:
+    """Things of the rank that has the most, where so many ranks share ``count``."""
+    return -(-count // ranks)
 
 
 ALONE = World()

@@ -10,7 +10,7 @@ from tintype.errors import ConfigError, TintypeError
 from tintype.evaluation.scaling import ScalingPoint, measured_point, project, sharing
 from tintype.evaluation.scaling_model import ASSUMPTIONS, OF_FACTORS
 from tintype.ranks.joining import joined
-from tintype.ranks.world import World
+from tintype.ranks.world import World, largest_part
 from tintype.records import to_plain
 from tintype.report.scalingfile import SCALING_FILE, SCALING_FORMAT, Scaling, read_scaling
 from tintype.report.studyfile import study_table
@@ -18,7 +18,6 @@ from tintype.rundir import write_json, write_text
 from tintype.studies.crew import Crew
 from tintype.studies.folder import StudyFolder
 from tintype.studies.plan import VARIANT, Study, make_axis
-from tintype.studies.scaling_cells import share_of
 from tintype.studies.scaling_measure import Measurements
 from tintype.studies.scaling_plan import ONE_RANK, RANKS, ScalingPlan
 from tintype.studies.work import StudyResult, do_study
@@ -113,11 +112,11 @@ def summary(name: str, found: Measurements, plan: ScalingPlan, world: World, ask
     for mode in plan.modes:
         points.append(measured_point(mode, alone, alone, found.apart(1, batch), found.traffic(1, batch)))
         for ranks in plan.ranks_of(world.size)[1:]:
-            share = (ranks, share_of(batch, ranks) if mode == "strong" else batch)
+            share = (ranks, largest_part(batch, ranks) if mode == "strong" else batch)
             together = found.cells[Cell(ranks, batch if mode == "strong" else batch * ranks)]
             points.append(measured_point(mode, together, alone, found.apart(*share), found.traffic(*share)))
         for machines in plan.machines:
-            share = (machines, share_of(batch, machines) if mode == "strong" else batch)
+            share = (machines, largest_part(batch, machines) if mode == "strong" else batch)
             if (mode == "weak" or machines <= batch) and found.traffic(*share).wire is not None:
                 projections.append(project(mode, machines, found.apart(*share), alone, found.traffic(*share)))
     return Scaling(

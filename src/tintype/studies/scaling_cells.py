@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from tintype.config import ParallelConfig
 from tintype.errors import ConfigError
 from tintype.models.network import Network
-from tintype.ranks.world import World
+from tintype.ranks.world import World, largest_part
 from tintype.studies.scaling_plan import ScalingPlan
 from tintype.training.dense_factors import factored_layers, product_seconds, sends_factors
 from tintype.training.scaling import Cell
@@ -24,7 +25,7 @@ def shares_of(plan: ScalingPlan, ranks: tuple[int, ...], batch: int) -> list[Sha
     several = [number for number in (*ranks, *plan.machines) if number > 1]
     shares = [(1, batch)]
     if "strong" in plan.modes:
-        shares += [(number, share_of(batch, number)) for number in several if number <= batch]
+        shares += [(number, largest_part(batch, number)) for number in several if number <= batch]
     if "weak" in plan.modes:
         shares += [(number, batch) for number in several]
     return list(dict.fromkeys(shares))
@@ -56,28 +57,26 @@ def cells_of(
     return [*cells, *dict.fromkeys(apart)]
 
 
-def share_of(batch: int, ranks: int) -> int:
-    """Images of the rank that has the most of a step's."""
-    return -(-batch // ranks)
-
-
 def layers_with_factors(
     network: Network, config: ParallelConfig, shares: Iterable[Share]
 ) -> dict[Share, dict[str, nn.Linear]]:
     """The layers that send factors for each share, and for one rank with as many images."""
-    wanted = [share for ranks, images in shares for share in ((ranks, images), (1, images))]
+    wanted = {share for ranks, images in shares for share in ((ranks, images), (1, images))}
     if not sends_factors(config):
         return {share: {} for share in wanted}
-    return {(ranks, images): factored_layers(network, images, ranks) for ranks, images in wanted}
+    return {(ranks, images): factored_layers(network, images, ranks) for ranks, images in sorted(wanted)}
 
 
 def product_times(layers: dict[Share, dict[str, nn.Linear]], kind: torch.dtype, world: World) -> dict[Share, float]:
     """Seconds by which multiplying out takes longer with the images of all ranks than with those of one."""
 
-    def seconds(found: dict[str, nn.Linear], images: int) -> float:
-        return product_seconds(found.values(), images, kind, world)
+    @cache
+    def seconds(found: tuple[nn.Linear, ...], images: int) -> float:
+        return product_seconds(found, images, kind, world)
 
     return {
-        (ranks, images): max(0.0, seconds(found, ranks * images) - seconds(found, images))
+        (ranks, images): max(
+            0.0, seconds(tuple(found.values()), ranks * images) - seconds(tuple(found.values()), images)
+        )
         for (ranks, images), found in layers.items()
     }

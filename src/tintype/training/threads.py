@@ -49,6 +49,35 @@ LOST_SHARE = 0.05
 """Share of the time that trying may take."""
 
 
+class LateSteps:
+    """Counts the steps in a row that take far longer than they should.
+
+    Attributes:
+        expected: Seconds of a step; while it is 0 none is late.
+        count: How many.
+        since: When the last one ended that was in time.
+    """
+
+    def __init__(self, expected: float = 0.0) -> None:
+        self.expected = expected
+        self._last = time.perf_counter()
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """The last step was in time."""
+        self.count, self.since = 0, self._last
+
+    def step(self) -> float:
+        """Notice that a step has ended; gives its seconds."""
+        now = time.perf_counter()
+        took, self._last = now - self._last, now
+        if self.expected and took > LATE * self.expected:
+            self.count += 1
+        else:
+            self.begin_anew()
+        return took
+
+
 class Threads:
     """The number of threads, which changes with what the machine does besides.
 
@@ -63,7 +92,7 @@ class Threads:
         self.most = most
         self.tried: dict[int, float] = {}
         self._started = time.perf_counter(), time.process_time()
-        self._expected, self._last, self._late = 0.0, 0.0, 0
+        self._late = LateSteps()
 
     def use(self, count: int) -> None:
         """Compute with so many from now on."""
@@ -117,16 +146,12 @@ class Threads:
 
     def expect(self, step_seconds: float) -> None:
         """Say how long a step takes; from then on :meth:`step` is called after each."""
-        self._expected, self._last, self._late = step_seconds, time.perf_counter(), 0
+        self._late = LateSteps(step_seconds)
 
     def step(self) -> None:
         """Notice that a step has ended; several slow ones leave fewer threads."""
-        now = time.perf_counter()
-        took, self._last = now - self._last, now
-        if not self._expected or torch.get_num_threads() == 1:
-            return
-        self._late = self._late + 1 if took > LATE * self._expected else 0
-        if self._late >= LATE_STEPS:
+        self._late.step()
+        if self._late.count >= LATE_STEPS and torch.get_num_threads() > 1:
             self.use(self.fewer)
 
 
@@ -141,36 +166,29 @@ class SteppingAside:
     def __init__(self, most: int, on_message: Callable[[str], None]) -> None:
         self._threads, self._on_message = Threads(most), on_message
         self._first: list[float] = []
-        self._expected, self._late, self._back_at = 0.0, 0, 0.0
-        self._last = self._on_time = time.perf_counter()
+        self._late, self._back_at = LateSteps(), 0.0
 
     def step(self) -> None:
         """Notice that a step has ended."""
-        now = time.perf_counter()
-        took, self._last = now - self._last, now
-        if not self._expected:
+        took, now = self._late.step(), time.perf_counter()
+        if len(self._first) < FIRST_STEPS:
             self._first.append(took)
-            self._expected = statistics.median(self._first) if len(self._first) == FIRST_STEPS else 0.0
-            self._begin_anew(now)
+            self._threads.look_anew()
+            if len(self._first) == FIRST_STEPS:
+                self._late.expected = statistics.median(self._first)
         elif torch.get_num_threads() < self._threads.most:
             if now >= self._back_at:
                 self._threads.use(self._threads.most)
-                self._begin_anew(now)
-        elif took <= LATE * self._expected:
-            self._begin_anew(now)
-        else:
-            self._late += 1
-            if self._late >= LATE_STEPS and now - self._on_time >= LATE_SECONDS and self._threads.is_crowded:
-                self._step_aside(now)
-
-    def _begin_anew(self, now: float) -> None:
-        self._threads.look_anew()
-        self._on_time, self._late = now, 0
+                self._late.begin_anew()
+        elif not self._late.count:
+            self._threads.look_anew()
+        elif self._late.count >= LATE_STEPS and now - self._late.since >= LATE_SECONDS and self._threads.is_crowded:
+            self._step_aside(now)
 
     def _step_aside(self, now: float) -> None:
-        lost, count = now - self._on_time, self._threads.fewer
+        lost, count = now - self._late.since, self._threads.fewer
         if not self._back_at:
-            slower = lost / self._late / self._expected
+            slower = lost / self._late.count / self._late.expected
             self._on_message(
                 f"steps take {slower:.1f} times as long as at first, and a part of the cores' time goes elsewhere: "
                 f"{count} of {self._threads.most} threads until that is over"
